@@ -1,0 +1,229 @@
+package config
+
+import "time"
+
+// Agent is the agent's file, decoded, defaulted and checked: Synapse's schema plus what is new in Myelin.
+type Agent struct {
+	Path string // the main file, as given
+
+	ZooKeeper ZooKeeper
+	Services  []Service // in file order, then those of service_conf_dir in order of file name
+	HAProxy   HAProxy
+
+	FileOutput    *FileOutput
+	StateDir      string // where HAProxy's own files and the snapshots live
+	Admin         Admin
+	Log           Log
+	OverridesPath string // path in ZooKeeper; default /myelin/overrides
+	Statsd        *Statsd
+	Strict        bool // unknown keys are errors
+}
+
+// ZooKeeper says how to reach an ensemble.
+type ZooKeeper struct {
+	Hosts          []string // each "host:port"; comma lists are split and :2181 is added where no port is given
+	Chroot         string   // "/chroot" from the end of the host list, or empty
+	SessionTimeout time.Duration
+	Auth           *ZooKeeperAuth
+	TLS            *TLS
+}
+
+// ZooKeeperAuth is a login; the credentials themselves stay in their file.
+type ZooKeeperAuth struct {
+	Scheme          string // "digest"
+	CredentialsFile string // holds user:password, mode 0600
+}
+
+// TLS says how to speak TLS to a server.
+type TLS struct {
+	CAFile, CertFile, KeyFile, ServerName string
+}
+
+// Service is one entry of the agent's services.
+type Service struct {
+	Name string
+	File string // the file that defines it
+	Line int    // the line where it begins
+
+	Discovery           Discovery
+	DefaultServers      []DefaultServer
+	KeepDefaultServers  bool
+	UsePreviousBackends bool   // default true
+	BackendPortOverride uint16 // 0: none
+	LeaderElection      bool
+	LoadTestConcurrency int
+
+	Guard        Guard
+	Zone         *Zone
+	Subset       *Subset
+	DrainTimeout time.Duration
+
+	HAProxy            ServiceHAProxy
+	FileOutputDisabled bool
+}
+
+// Discovery says where a service's instances are found.
+type Discovery struct {
+	Method string // zookeeper, zookeeper_poll, base, file, dns, multi, consul
+
+	ZooKeeper           ZooKeeper // already merged with the file's defaults
+	Path                string    // znode for the ZooKeeper methods, file for file
+	Decode              Decode
+	GeneratorConfigPath string        // default: Path; "disabled" turns it off
+	DiscoveryJitter     time.Duration // least time between two reads, 0..120 s
+	PollingInterval     time.Duration // zookeeper_poll; default 60 s
+	RetryPolicy         RetryPolicy
+	LabelFilters        []LabelFilter
+
+	Servers       []DNSServer // dns
+	Nameserver    string      // dns
+	CheckInterval time.Duration
+
+	Watchers []NamedDiscovery // multi, in file order
+	Resolver Resolver         // multi
+}
+
+// Decode says how a registration is read.
+type Decode struct {
+	Method       string // nerve (default), serverset, curator, auto
+	EndpointName string
+}
+
+// RetryPolicy is Synapse's; Myelin's own back-off replaces it.
+type RetryPolicy struct {
+	MaxAttempts                         int
+	MaxDelay, BaseInterval, MaxInterval time.Duration
+}
+
+// LabelFilter keeps instances by one label. Comparison is type-strict, as in Synapse: Value is a string, a
+// json.Number, a bool or nil.
+type LabelFilter struct {
+	Label     string
+	Value     any
+	Condition string // equals, not-equals
+}
+
+// NamedDiscovery is one watcher of a multi discovery.
+type NamedDiscovery struct {
+	Name string
+	Discovery
+}
+
+// Resolver says how a multi discovery combines its watchers.
+type Resolver struct {
+	Method          string // union, sequential
+	SequentialOrder []string
+}
+
+// DNSServer is one name that a dns discovery resolves.
+type DNSServer struct {
+	Host   string
+	Port   uint16
+	Name   string
+	Labels map[string]any
+}
+
+// DefaultServer is a static server of the file.
+type DefaultServer struct {
+	Name          string
+	Host          string
+	Port          uint16
+	Weight        *int
+	ServerOptions string // haproxy_server_options
+	HAProxyID     int    // haproxy_server_id; 0: chosen by Myelin
+	Labels        map[string]any
+	ID            *int64 // sequence id, for leader election
+}
+
+// Guard bounds what the registry may take away at once.
+type Guard struct {
+	MinBackends    int
+	MaxDropPercent int           // default 50
+	HoldFor        time.Duration // default 1h
+	Off            bool
+}
+
+// Zone prefers instances near by.
+type Zone struct {
+	Label, Local string
+	SpillOver    bool
+}
+
+// Subset limits how many instances a node uses.
+type Subset struct{ Size int }
+
+// ServiceHAProxy is services.<name>.haproxy.
+type ServiceHAProxy struct {
+	Disabled bool
+
+	// Port is the frontend's port. PortSet false: no frontend (unless BindOnly). BindOnly: the key was given as
+	// null, so bind_address stands alone (a unix socket).
+	Port     uint16
+	PortSet  bool
+	BindOnly bool
+
+	BindAddress     string // empty: the top-level one
+	BindOptions     string
+	ServerOptions   string
+	Frontend        []string
+	Backend         []string
+	Listen          []string
+	BackendName     string // empty: the service's name
+	BackendOrder    string // "", asc, desc, no_shuffle, shuffle
+	SharedFrontend  []string
+	CookieValueHash bool // cookie_value_method = "hash"
+}
+
+// HAProxy is the top-level haproxy section.
+type HAProxy struct {
+	Present bool // the key is in the file
+
+	Global        []string  // nil: the built-in lines
+	Defaults      []string  // nil: the built-in lines
+	ExtraSections []Section // in file order
+
+	Run    bool   // Myelin starts HAProxy itself; default when neither a socket nor a reload command is given
+	Binary string // default "haproxy"
+
+	DoWrites, DoSocket, DoReloads bool // default true
+	DoChecks                      bool // default false
+
+	ConfigFilePath          string
+	CandidateConfigFilePath string // default ConfigFilePath + ".tmp"
+	SocketFilePaths         []string
+	ReloadCommand           string
+	CheckCommand            string
+
+	BindAddress    string // default localhost
+	SharedFrontend []string
+
+	RestartInterval time.Duration // default 2s
+	RestartJitter   float64       // fraction of the interval
+	StateFilePath   string
+	StateFileTTL    time.Duration
+	ServerOrderSeed string // digits; Synapse's users give 128-bit numbers
+	MaxServerID     int
+	UseNerveWeights bool // default true
+}
+
+// Section is one hand-written section of haproxy.cfg.
+type Section struct {
+	Title string
+	Lines []string
+}
+
+// FileOutput writes one JSON file a service.
+type FileOutput struct{ OutputDirectory string }
+
+// Admin is the read-only HTTP endpoint.
+type Admin struct{ Listen string } // "host:port"; "off" when empty
+
+// Log says how much is logged, and how.
+type Log struct{ Level, Format string }
+
+// Statsd is a dogstatsd receiver.
+type Statsd struct {
+	Host       string
+	Port       uint16
+	SampleRate map[string]float64
+}

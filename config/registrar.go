@@ -1,0 +1,83 @@
+package config
+
+import "time"
+
+// Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
+type Registrar struct {
+	Path string
+
+	InstanceID string
+	ZooKeeper  ZooKeeper // defaults for services without zk_hosts
+	Services   []Registration
+
+	HeartbeatPath             string
+	MaxRepeatedReportFailures int
+	Statsd                    *Statsd
+	StateDir                  string
+	Admin                     Admin
+	Log                       Log
+	NerveCompatible           bool
+	Strict                    bool
+}
+
+// Registration is one service that the registrar looks after.
+type Registration struct {
+	Name string
+	File string
+	Line int
+
+	Host          string
+	Port          uint16
+	PortText      bool // the port was given as a string and is published as one (Nerve keeps its type)
+	ZooKeeper     ZooKeeper
+	ZKPath        string
+	CheckInterval time.Duration // default 0.5 s, as in Nerve
+	Checks        []Check
+	CheckMocked   bool
+
+	Weight        *int
+	ServerOptions *string        // haproxy_server_options; nil: absent
+	Labels        map[string]any // nil: absent
+
+	UsePathEncoding     bool
+	NodeType            string // ephemeral_sequential (default), ephemeral, persistent, persistent_sequential
+	TTL                 time.Duration
+	RateLimiting        *RateLimiting
+	LoadTestConcurrency int
+
+	Drain   time.Duration
+	OnStop  []string
+	ACL     string
+	Payload []string // default ["nerve"]
+}
+
+// RateLimiting is Nerve's limit on changes of state.
+type RateLimiting struct {
+	AverageRate, MaxBurst float64 // 0: no limit
+	ShadowMode            bool    // default true
+}
+
+// Check is one health check of a registration.
+type Check struct {
+	Type     string // http, tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
+	Name     string
+	Host     string // default: the registration's
+	Port     uint16 // default: the registration's
+	Timeout  time.Duration
+	Rise     int
+	Fall     int
+	Interval time.Duration // 0: the registration's check_interval
+
+	// http
+	URI         string
+	SSL         bool
+	OpenTimeout time.Duration
+	ReadTimeout time.Duration
+	SSLTimeout  time.Duration
+	Headers     map[string]string
+	Expect      string
+
+	// rabbitmq, redis and other logins; later types add theirs
+	Username, Password string
+	Command            []string // exec
+}

@@ -1,0 +1,59 @@
+// Package discovery says what instances a service has: instances, snapshots, the formats of registrations, label
+// filters, and sources that produce snapshots.
+package discovery
+
+import (
+	"context"
+	"time"
+)
+
+// Instance is one registration, decoded and checked. Everything in it is safe to show; Name and Host are safe to
+// become part of an HAProxy server name.
+type Instance struct {
+	Endpoint Endpoint // host and port, validated
+	Name     string   // from the payload, mapped to a safe alphabet; may be empty; names may repeat
+	Weight   *int     // nil: the payload has none; else >= 0
+
+	// ServerOptions is the payload's haproxy_server_options, split at blanks; each word matches a safe alphabet.
+	ServerOptions []string
+
+	// Labels hold string, json.Number, bool or nil values: filters are type-strict, as in Synapse.
+	Labels map[string]any
+
+	ID *int64 // sequence number of the node, for leader election
+
+	// Where it was found; empty for static servers.
+	Node              string // child name
+	Session           int64  // owner of the ephemeral node, 0 when it is not ephemeral
+	Created, Modified time.Time
+
+	ServerID int // a default server's own haproxy_server_id; 0: none
+}
+
+// Rejection is one registration left out, with the reason in words.
+type Rejection struct {
+	Node              string
+	Reason            string // a fixed word for the metric: undecodable, host, port, oversize, options, status, name
+	Detail            string // one line for people; quoted, bounded in length
+	Session           int64
+	Created, Modified time.Time
+}
+
+// Snapshot is the complete set of one service's instances at one moment: sorted, never changed after it was sent.
+type Snapshot struct {
+	Service   string
+	Instances []Instance  // sorted by endpoint, then name, then node
+	Rejected  []Rejection // sorted by node
+	Missing   bool        // the path does not exist: known to be absent, not unknown
+	Version   uint64      // grows by one with each snapshot of a source
+	At        time.Time   // when the oldest of the reads behind it began
+}
+
+// Source produces the snapshots of one service.
+//
+// Run blocks until ctx is done and returns ctx's error, or an error that no retry can mend. The first snapshot it
+// sends is the full set; so is each later one. It sends only what it has read completely: while the registry cannot
+// be reached it sends nothing. It never closes out.
+type Source interface {
+	Run(ctx context.Context, out chan<- Snapshot) error
+}

@@ -1,0 +1,54 @@
+// Package haproxy holds HAProxy's servers as values (State, Plan, Diff), and drives a real HAProxy: its runtime
+// socket, its file, its process.
+package haproxy
+
+import "net/netip"
+
+// MaxID is the largest server id that is used: only the low 20 bits reach a hash ring (2.x, 3.2.7+).
+const MaxID = 1<<20 - 1
+
+// Admin is the administrative state of a server.
+type Admin uint8
+
+// The states a server can be told to have.
+const (
+	Ready Admin = iota
+	Drain
+	Maint
+)
+
+// Server is one server of a backend, wanted or found.
+type Server struct {
+	Name   string         // [A-Za-z0-9_.:-]{1,128}
+	Addr   netip.AddrPort // a server keeps its address for life
+	ID     int            // 1..MaxID; wanted servers: see AssignIDs
+	Weight int            // 0..256
+	Admin  Admin
+
+	// Options are the words behind the address, without id, weight, cookie and disabled, default-server's included,
+	// as "add server" needs them. Nil in a found server: HAProxy does not tell them.
+	Options []string
+
+	// Cookie is the value of the cookie keyword; empty: none.
+	Cookie string
+
+	// Found servers only.
+	Op          Op
+	CheckResult int    // srv_check_result: 0 unknown, 2 failed, 3 passed
+	FQDN        string // srv_fqdn, when it has one
+}
+
+// Op is HAProxy's own view of a server (srv_op_state).
+type Op uint8
+
+// HAProxy's operational states.
+const (
+	OpStopped Op = iota
+	OpStarting
+	OpRunning
+	OpStopping
+)
+
+// State is the servers of each backend, in HAProxy's order. A backend without servers has an entry; a backend
+// without an entry does not exist.
+type State map[string][]Server
