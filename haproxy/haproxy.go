@@ -17,6 +17,19 @@ const (
 	Maint
 )
 
+// String is the word HAProxy uses for the state in "set server ... state".
+func (a Admin) String() string {
+	switch a {
+	case Ready:
+		return "ready"
+	case Drain:
+		return "drain"
+	case Maint:
+		return "maint"
+	}
+	return "unknown"
+}
+
 // Server is one server of a backend, wanted or found.
 type Server struct {
 	Name   string         // [A-Za-z0-9_.:-]{1,128}
@@ -36,6 +49,27 @@ type Server struct {
 	Op          Op
 	CheckResult int    // srv_check_result: 0 unknown, 2 failed, 3 passed
 	FQDN        string // srv_fqdn, when it has one
+	Check       Probe  // its health check (srv_check_state)
+	Agent       Probe  // its agent check (srv_agent_state)
+}
+
+// Probe is the state of a health or agent check, in HAProxy's bits (CHK_ST_* of its include/haproxy/check-t.h; the
+// ones that matter here have not changed from 2.2 to 3.4).
+type Probe uint8
+
+// The bits of a Probe that are looked at.
+const (
+	ProbeConfigured Probe = 2
+	ProbeEnabled    Probe = 4
+)
+
+// Idle tells that the server has the check but that it is switched off: "add server" leaves it so until
+// "enable health" or "enable agent".
+func (p Probe) Idle() bool { return p&(ProbeConfigured|ProbeEnabled) == ProbeConfigured }
+
+// Running tells that the server has the check and that it is switched on.
+func (p Probe) Running() bool {
+	return p&(ProbeConfigured|ProbeEnabled) == ProbeConfigured|ProbeEnabled
 }
 
 // Op is HAProxy's own view of a server (srv_op_state).

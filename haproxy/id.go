@@ -1,0 +1,82 @@
+package haproxy
+
+import (
+	"cmp"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+)
+
+// AssignIDs gives every server of one backend whose ID is 0 an id that follows from its address alone, so that the
+// hash ring is the same on every host and after every restart, in whatever order the servers came. Ids given
+// explicitly are kept; where two servers claim one, the first by address keeps it and the other is given one.
+//
+// Two addresses may meet at one id (a chance of 0.5 % with 100 servers, some 50 pairs with 10,000): in order of
+// address, then name, the later one takes the next free id.
+func AssignIDs(servers []Server) {
+	order := make([]int, len(servers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return compareServers(servers[a], servers[b]) })
+
+	used := make(map[int]bool, len(servers))
+	for _, i := range order {
+		if id := servers[i].ID; id == 0 || used[id] {
+			servers[i].ID = 0
+		} else {
+			used[id] = true
+		}
+	}
+	for _, i := range order {
+		if servers[i].ID == 0 {
+			servers[i].ID = freeID(idOf(servers[i]), used)
+			used[servers[i].ID] = true
+		}
+	}
+}
+
+func compareServers(a, b Server) int {
+	return cmp.Or(canonical(a.Addr).Compare(canonical(b.Addr)), cmp.Compare(a.Name, b.Name))
+}
+
+// canonical writes an IPv4 address in its IPv6 form as the IPv4 address it is, so that both are one server.
+func canonical(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+func sameAddr(a, b netip.AddrPort) bool { return canonical(a) == canonical(b) }
+
+// idOf is the id a server gets when nobody else has it: 1 + mix(FNV-1a 64 of "ip:port") mod MaxID. Neighbouring
+// addresses differ in one byte only, which FNV-1a carries to few of its bits, so the sum is mixed (the finalizer of
+// MurmurHash3). This function is part of what a fleet agrees on: to change it moves every key of every ring.
+func idOf(s Server) int {
+	h := fnv.New64a()
+	if s.Addr.IsValid() {
+		var text [64]byte
+		h.Write(canonical(s.Addr).AppendTo(text[:0]))
+	} else {
+		h.Write([]byte(s.Name)) // found servers without an address only
+	}
+	x := h.Sum64()
+	x = (x ^ x>>33) * 0xff51afd7ed558ccd
+	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
+	x ^= x >> 33
+	return 1 + int(x%MaxID)
+}
+
+// nextID is the id after id, in 1..MaxID.
+func nextID(id int) int {
+	if id >= MaxID || id < 1 {
+		return 1
+	}
+	return id + 1
+}
+
+// freeID is the first id from id on that is not used; id itself when all are.
+func freeID(id int, used map[int]bool) int {
+	for probe, n := id, 0; n < MaxID; probe, n = nextID(probe), n+1 {
+		if !used[probe] {
+			return probe
+		}
+	}
+	return id
+}
