@@ -41,7 +41,9 @@ func compareServers(a, b Server) int {
 }
 
 // canonical writes an IPv4 address in its IPv6 form as the IPv4 address it is, so that both are one server.
-func canonical(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+func canonical(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
 
 func sameAddr(a, b netip.AddrPort) bool { return canonical(a) == canonical(b) }
 

@@ -1,0 +1,142 @@
+package haproxy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The kinds of refusal that callers tell apart, with errors.Is. Each is found by HAProxy's own text, which is the
+// same from 2.2 to 3.4 except where said.
+var (
+	ErrNoBackend          = errors.New("no such backend")
+	ErrNoServer           = errors.New("no such server")
+	ErrExists             = errors.New("a server of that name exists")
+	ErrIDTaken            = errors.New("the id is taken")
+	ErrBusy               = errors.New("the server still has connections")
+	ErrNotInMaintenance   = errors.New("the server is not in maintenance")
+	ErrUnfit              = errors.New("not possible at run time")
+	ErrPermission         = errors.New("permission denied")
+	ErrExperimental       = errors.New("only in experimental mode")
+	ErrUnknownCommand     = errors.New("unknown command")
+	ErrVariableNotFound   = errors.New("no such variable")
+	ErrUnknownReply       = errors.New("unknown reply")
+	ErrHeldBack           = errors.New("held back")
+	ErrConnectionUnusable = errors.New("the connection can no longer be used")
+)
+
+// ReplyError is a refusal of HAProxy. Unwrap gives its kind, one of the errors above.
+type ReplyError struct {
+	Command string // as sent
+	Text    string // HAProxy's reply without severity, bounded in length
+	Kind    error
+}
+
+func (e *ReplyError) Error() string { return fmt.Sprintf("%s: %v: %q", e.Command, e.Kind, e.Text) }
+
+// Unwrap returns the kind.
+func (e *ReplyError) Unwrap() error { return e.Kind }
+
+// expectation is what a command answers when it worked.
+type expectation uint8
+
+const (
+	expectNothing expectation = iota // set server, enable, disable
+	expectAdded                      // add server
+	expectDeleted                    // del server
+	expectData                       // show, get: anything that bears no severity
+)
+
+// expectationOf goes by the first word of a command.
+func expectationOf(command string) expectation {
+	switch verb, _, _ := strings.Cut(command, " "); verb {
+	case "add":
+		return expectAdded
+	case "del":
+		return expectDeleted
+	case "show", "get":
+		return expectData
+	}
+	return expectNothing
+}
+
+// judge types the reply to a command: nil only for the exact text of success. What is not known is an error, never
+// a success; the severity alone would not do, since "Unknown command" comes as [6], an information (2.2 to 3.4).
+func judge(command, reply string, want expectation) error {
+	severity, text := splitSeverity(reply)
+	switch {
+	case want == expectData && severity < 0:
+		return nil
+	case want == expectNothing && severity < 0 && text == "":
+		return nil
+	case want == expectAdded && severity == 6 && lastOf(text) == "New server registered.":
+		return nil
+	case want == expectDeleted && severity == 6 && text == "Server deleted.":
+		return nil
+	case want == expectDeleted && severity == 3 && text == "No such server.":
+		return nil // gone, as wished
+	}
+	return &ReplyError{Command: command, Text: clip(text), Kind: kindOf(text)}
+}
+
+// lastOf is the last line: warnings about a server line stand before the success (cli_umsg in HAProxy's
+// src/server.c). A line of an error cannot be forged into it, as no word that we send has a blank.
+func lastOf(text string) string { return text[strings.LastIndexByte(text, '\n')+1:] }
+
+// splitSeverity takes "[3]: " off a reply; severity is -1 when there is none.
+func splitSeverity(reply string) (severity int, text string) {
+	reply = strings.Trim(reply, "\r\n")
+	if len(reply) >= 5 && reply[0] == '[' && '0' <= reply[1] && reply[1] <= '7' && reply[2:5] == "]: " {
+		return int(reply[1] - '0'), strings.Trim(reply[5:], "\r\n")
+	}
+	return -1, reply
+}
+
+func kindOf(text string) error {
+	switch text {
+	case "No such backend.", "Can't find backend.":
+		return ErrNoBackend
+	case "No such server.":
+		return ErrNoServer
+	case "Already exists a server with the same name in backend.":
+		return ErrExists
+	case "Only servers in maintenance mode can be deleted.":
+		return ErrNotInMaintenance
+	case "Permission denied":
+		return ErrPermission
+	case "This command is restricted to experimental mode only.":
+		return ErrExperimental
+	case "Variable not found":
+		return ErrVariableNotFound
+	case "Backend must use a dynamic load balancing to support dynamic servers.", // up to 3.3
+		"Health check was not configured on this server, cannot enable.",
+		"Agent was not configured on this server, cannot enable.":
+		return ErrUnfit
+	}
+	has := func(parts ...string) bool {
+		for _, p := range parts {
+			if !strings.Contains(text, p) {
+				return false
+			}
+		}
+		return true
+	}
+	switch {
+	case has("custom id ", " already used at "):
+		return ErrIDTaken
+	case has("Server still has connections attached to it, cannot remove it."):
+		return ErrBusy
+	case strings.HasPrefix(text, "Unknown command"):
+		return ErrUnknownCommand
+	case has("option is not accepted for dynamic server"),
+		has("unknown keyword '"),
+		has("Backend does not support dynamic servers"), // 3.4
+		has("unable to use ", " for tracking"),
+		has("verify is enabled by default but no CA file specified"),
+		has("unable to load"),
+		has("is not permitted in server name"),
+		has("unexpected character "), has("expects "), has("invalid "), has("is not within "):
+		return ErrUnfit
+	}
+	return ErrUnknownReply
+}
