@@ -1,0 +1,539 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Pacing of a Process.
+const (
+	startLeast   = 100 * time.Millisecond // back-off between starts
+	startMost    = 5 * time.Second
+	startTimeout = 30 * time.Second // a start, a check or a reload that takes longer has failed
+	lookEvery    = time.Second      // is HAProxy alive, where the master socket does not tell
+	fileEvery    = 50 * time.Millisecond
+	askEvery     = 10 * time.Millisecond // while a start or a reload is under way
+	askTimeout   = 2 * time.Second       // one question to the master
+	logMost      = 1 << 20               // bytes of LogPath that are kept over a start
+)
+
+// ErrNotRunning is what Reload returns when there is no HAProxy. The next one starts with the file as it is then.
+var ErrNotRunning = errors.New("HAProxy is not running")
+
+// ProcessOptions are the program and the files of the HAProxy that a Process looks after.
+type ProcessOptions struct {
+	Binary       string // empty: "haproxy" of the PATH
+	ConfigPath   string
+	PidPath      string // HAProxy writes its master's pid there
+	MasterSocket string // unix socket of the master CLI
+	LogPath      string // HAProxy's own output is added to it; empty: it is thrown away
+	Log          logrus.FieldLogger
+}
+
+// Process starts a HAProxy in master-worker mode, adopts the one that runs from its files already, and starts it again
+// when it dies. HAProxy is a daemon in a session of its own: it outlives this program, and the next one adopts it.
+type Process struct {
+	o       ProcessOptions
+	check   Check
+	started chan struct{}
+
+	mu     sync.Mutex
+	status ProcessStatus
+}
+
+// ProcessStatus tells about a Process.
+type ProcessStatus struct {
+	Pid     int       `json:"pid"`             // of the master; 0: not running
+	Adopted bool      `json:"adopted"`         // it ran before we looked after it
+	Since   time.Time `json:"since,omitzero"`  // of Pid
+	Starts  uint64    `json:"starts"`          // by us
+	Deaths  uint64    `json:"deaths"`          // that we saw
+	Error   string    `json:"error,omitempty"` // why it is not running
+}
+
+// NewProcess returns a Process that does nothing until Run is called. Relative paths are relative to the current
+// folder of now.
+func NewProcess(o ProcessOptions) *Process {
+	if o.Binary == "" {
+		o.Binary = "haproxy"
+	}
+	if o.LogPath == "" {
+		o.LogPath = os.DevNull
+	}
+	for _, path := range []*string{&o.ConfigPath, &o.PidPath, &o.MasterSocket, &o.LogPath} {
+		// A daemon may change its folder, and finds itself again by the paths on its command line.
+		if abs, err := filepath.Abs(*path); err == nil && *path != "" {
+			*path = abs
+		}
+	}
+	return &Process{o: o, check: CheckWith(o.Binary, startTimeout), started: make(chan struct{}, 1)}
+}
+
+// Started gets a value after HAProxy was started or adopted, and when it begins a reload, whoever asked for it: it is
+// time to look at its state again. Its capacity is one; what is not taken is merged.
+func (p *Process) Started() <-chan struct{} { return p.started }
+
+// Pid is the pid of HAProxy's master, 0 when none is known to run.
+func (p *Process) Pid() int { return p.Status().Pid }
+
+// Status returns a copy.
+func (p *Process) Status() ProcessStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+func (p *Process) setStatus(f func(*ProcessStatus)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.status)
+}
+
+func (p *Process) signal() {
+	select {
+	case p.started <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps HAProxy running until ctx is done, and then leaves it as it is. A configuration file that is missing or
+// refused is waited for; nothing is started from it, and nothing that runs is touched.
+func (p *Process) Run(ctx context.Context) {
+	backoff := startLeast
+	for ctx.Err() == nil {
+		seen := lookAt(p.o.ConfigPath)
+		pid := p.find(ctx)
+		adopted := pid != 0
+		if !adopted {
+			var err error
+			if pid, err = p.start(ctx); err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				p.noteFailure(err)
+				wait := backoff/2 + rand.N(backoff/2)
+				backoff = min(backoff*2, startMost)
+				if errors.Is(err, fs.ErrNotExist) {
+					wait = startMost // its appearance ends the wait
+				}
+				p.awaitChange(ctx, seen, wait)
+				continue
+			}
+		}
+		began := time.Now()
+		p.noteRunning(pid, adopted, began)
+		p.watch(ctx, pid)
+		if ctx.Err() != nil {
+			return
+		}
+		p.o.Log.WithField("pid", pid).Warn("HAProxy ended, starting it again")
+		p.setStatus(func(s *ProcessStatus) { s.Pid = 0; s.Deaths++ })
+		if time.Since(began) > startMost {
+			backoff = startLeast
+			continue
+		}
+		p.awaitChange(ctx, seen, backoff/2+rand.N(backoff/2)) // it dies at once: do not spin
+		backoff = min(backoff*2, startMost)
+	}
+}
+
+// noteFailure says why there is no HAProxy, once for each reason.
+func (p *Process) noteFailure(err error) {
+	old := p.Status().Error
+	p.setStatus(func(s *ProcessStatus) { s.Error = err.Error() })
+	if old == err.Error() {
+		return
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		p.o.Log.WithField("path", p.o.ConfigPath).Info("HAProxy waits for its file")
+		return
+	}
+	p.o.Log.WithError(err).Error("HAProxy not started")
+}
+
+func (p *Process) noteRunning(pid int, adopted bool, now time.Time) {
+	p.setStatus(func(s *ProcessStatus) {
+		s.Pid, s.Adopted, s.Since, s.Error = pid, adopted, now, ""
+		if !adopted {
+			s.Starts++
+		}
+	})
+	if adopted {
+		p.o.Log.WithField("pid", pid).Info("HAProxy adopted")
+	} else {
+		p.o.Log.WithField("pid", pid).Info("HAProxy started")
+	}
+	p.signal()
+}
+
+// fileIdentity tells two versions of a file apart. Nil: there is no file.
+type fileIdentity struct{ info fs.FileInfo }
+
+func lookAt(path string) fileIdentity {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileIdentity{}
+	}
+	return fileIdentity{info}
+}
+
+func (a fileIdentity) same(b fileIdentity) bool {
+	if a.info == nil || b.info == nil {
+		return a.info == b.info
+	}
+	return os.SameFile(a.info, b.info) && a.info.ModTime().Equal(b.info.ModTime()) && a.info.Size() == b.info.Size()
+}
+
+// awaitChange waits for at most d, for less when the configuration file is no longer the one seen.
+func (p *Process) awaitChange(ctx context.Context, seen fileIdentity, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for lookAt(p.o.ConfigPath).same(seen) && sleep(ctx, fileEvery) {
+	}
+}
+
+// sleep waits for d and returns whether ctx is still alive then.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// find returns the pid of the HAProxy that runs from our files, 0 when there is none. What the files of a dead one
+// say does not count: a socket must answer, and the process of a pid file must be what we would have started.
+func (p *Process) find(ctx context.Context) int {
+	if m, err := p.master(ctx); err == nil {
+		return m.pid
+	}
+	text, err := os.ReadFile(p.o.PidPath)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || !p.isOurs(pid) {
+		return 0
+	}
+	return pid
+}
+
+// isOurs tells whether pid is a living HAProxy started with our files. Pids are reused, so its command line decides,
+// which a reload keeps. Where there is no /proc the answer is no, and the master socket is the only witness.
+func (p *Process) isOurs(pid int) bool {
+	if pid <= 1 {
+		return false
+	}
+	// A dead process whose parent does not care has an empty command line (Linux), so it is no longer ours.
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return false
+	}
+	args := strings.Split(string(text), "\x00")
+	has := func(flag, value string) bool {
+		i := slices.Index(args, flag)
+		return i >= 0 && i+1 < len(args) && args[i+1] == value
+	}
+	return has("-f", p.o.ConfigPath) && has("-p", p.o.PidPath)
+}
+
+// start starts HAProxy and returns the master's pid. The error has HAProxy's own words.
+func (p *Process) start(ctx context.Context) (int, error) {
+	if _, err := os.Stat(p.o.ConfigPath); err != nil {
+		return 0, fmt.Errorf("start HAProxy: %w", err)
+	}
+	if err := p.check(ctx, p.o.ConfigPath); err != nil {
+		return 0, fmt.Errorf("start HAProxy: %w", err)
+	}
+	log, offset, err := openLog(p.o.LogPath)
+	if err != nil {
+		return 0, fmt.Errorf("start HAProxy: open the file of its output: %w", err)
+	}
+	defer log.Close()
+
+	// From here to the end: a stop of this program must not leave half a HAProxy.
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	args := []string{"-W", "-D", "-f", p.o.ConfigPath, "-p", p.o.PidPath}
+	if p.o.MasterSocket != "" {
+		args = append(args, "-S", p.o.MasterSocket+",level,admin,mode,600")
+	}
+	cmd := exec.CommandContext(bounded, p.o.Binary, args...)
+	// A file and not a pipe: HAProxy keeps it for longer than we live.
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("start HAProxy: %w", withOutput(err, complaints(readFrom(p.o.LogPath, offset))))
+	}
+	for {
+		if pid := p.find(bounded); pid != 0 {
+			return pid, nil
+		}
+		if !sleep(bounded, askEvery) {
+			return 0, fmt.Errorf("start HAProxy: it ended at once: %s", tail(readFrom(p.o.LogPath, offset)))
+		}
+	}
+}
+
+// openLog opens the file of HAProxy's output and returns where the next line goes. One that has grown large begins
+// anew.
+func openLog(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	if !info.Mode().IsRegular() {
+		return f, 0, nil
+	}
+	if info.Size() <= logMost {
+		return f, info.Size(), nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, 0, nil
+}
+
+// readFrom reads what was added to a file, for an error message: what cannot be read is not there.
+func readFrom(path string, offset int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.NewSectionReader(f, offset, outputLimit))
+	return string(text)
+}
+
+// watch returns when the HAProxy with this pid is gone, or ctx is done. A connection held on the master CLI ends
+// within milliseconds of a death or the beginning of a reload (2.2 to 3.4); the regular look is for a HAProxy whose
+// socket someone removed.
+func (p *Process) watch(ctx context.Context, pid int) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		held := p.hold(ctx)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				held.release()
+				return
+			case <-held.ended:
+				waiting = false
+			case <-look.C:
+				waiting = held.conn != nil || p.isOurs(pid)
+			}
+		}
+		wasHeld := held.conn != nil
+		held.release()
+		if !p.alive(ctx, pid) {
+			return
+		}
+		if wasHeld {
+			p.signal()
+		}
+	}
+}
+
+// alive asks until the answer is certain: between the end of a held connection and the answer of a master that
+// re-executes itself are milliseconds in which only its pid speaks for it.
+func (p *Process) alive(ctx context.Context, pid int) bool {
+	m, err := p.master(ctx)
+	return (err == nil && m.pid == pid) || p.isOurs(pid)
+}
+
+// held is a connection to the master CLI on which nothing is said.
+type held struct {
+	conn  net.Conn      // nil: the master cannot be reached
+	ended chan struct{} // closed when the other end closed it; never without a connection
+}
+
+func (p *Process) hold(ctx context.Context) held {
+	h := held{ended: make(chan struct{})}
+	conn, err := p.dialMaster(ctx)
+	if err != nil {
+		return h
+	}
+	// With a prompt the master keeps the connection for as long as it lives.
+	if _, err := conn.Write([]byte("prompt\n")); err != nil {
+		_ = conn.Close()
+		return h
+	}
+	h.conn = conn
+	go func() {
+		defer close(h.ended)
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	return h
+}
+
+// release closes the connection and waits for its reader.
+func (h held) release() {
+	if h.conn != nil {
+		_ = h.conn.Close()
+		<-h.ended
+	}
+}
+
+func (p *Process) dialMaster(ctx context.Context) (net.Conn, error) {
+	if p.o.MasterSocket == "" {
+		return nil, errors.New("no master socket")
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", p.o.MasterSocket)
+}
+
+// ask sends one command to the master CLI and returns its whole reply, which ends when HAProxy closes.
+func (p *Process) ask(ctx context.Context, command string) (string, error) {
+	conn, err := p.dialMaster(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return "", err
+	}
+	// Without a prompt the master answers and waits for more (2.6), unless it sees that no more can come.
+	if unix, ok := conn.(*net.UnixConn); ok {
+		if err := unix.CloseWrite(); err != nil {
+			return "", err
+		}
+	}
+	reply, err := io.ReadAll(io.LimitReader(conn, outputLimit))
+	return string(reply), err
+}
+
+// master is what the master CLI's "show proc" tells.
+func (p *Process) master(ctx context.Context) (masterState, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	reply, err := p.ask(ctx, "show proc")
+	if err != nil {
+		return masterState{}, err
+	}
+	m, ok := parseProc(reply)
+	if !ok {
+		return masterState{}, errors.New("the master's process list has no master")
+	}
+	return m, nil
+}
+
+// masterState is a master and its current worker.
+type masterState struct {
+	pid, worker int // worker 0: none since the last reload
+	reloads     int // that were tried
+	failed      int // in a row
+}
+
+// parseProc reads "show proc": a table with a header, whose reload column reads "3 [failed: 1]" for the master from
+// 2.5 on. A worker that has seen no reload is the current one.
+func parseProc(reply string) (masterState, bool) {
+	var m masterState
+	reloads := -1
+	for line := range strings.Lines(reply) {
+		f := strings.Fields(line)
+		if len(f) > 0 && f[0] == "#<PID>" {
+			reloads = slices.Index(strings.Fields(strings.ReplaceAll(line, "<relative PID>", "<relative>")), "<reloads>")
+			continue
+		}
+		if reloads < 0 || len(f) <= reloads {
+			continue
+		}
+		pid, err := strconv.Atoi(f[0])
+		n, err2 := strconv.Atoi(f[reloads])
+		if err != nil || err2 != nil || pid <= 1 {
+			continue
+		}
+		switch {
+		case f[1] == "master":
+			m.pid, m.reloads = pid, n
+			if _, after, ok := strings.Cut(line, "[failed: "); ok {
+				number, _, _ := strings.Cut(after, "]")
+				m.failed, _ = strconv.Atoi(number)
+			}
+		case f[1] == "worker" && n == 0:
+			m.worker = pid
+		}
+	}
+	return m, m.pid != 0
+}
+
+// Reload lets HAProxy read its file again without closing a connection, and waits until the new worker serves. A file
+// that HAProxy refuses is not tried: the old worker stays, and the error has HAProxy's own words. It takes at most a
+// minute; calls must not overlap.
+func (p *Process) Reload(ctx context.Context) error {
+	before, masterErr := p.master(ctx)
+	pid := before.pid
+	if masterErr != nil {
+		if pid = p.find(ctx); pid == 0 {
+			return fmt.Errorf("reload HAProxy: %w", ErrNotRunning)
+		}
+	}
+	if err := p.check(ctx, p.o.ConfigPath); err != nil {
+		return fmt.Errorf("reload HAProxy: %w", err)
+	}
+	if masterErr != nil {
+		// No socket, no answer: the master has a signal for it, and the check was all the certainty there is.
+		if err := syscall.Kill(pid, syscall.SIGUSR2); err != nil {
+			return fmt.Errorf("reload HAProxy: signal master %d: %w", pid, err)
+		}
+		return nil
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	reply, err := p.ask(ctx, "reload")
+	switch {
+	case strings.HasPrefix(reply, "Success=1"): // 2.7+: the answer comes when the new worker serves
+		return nil
+	case strings.HasPrefix(reply, "Success=0"):
+		return fmt.Errorf("reload HAProxy: it failed and the old worker stays: %s", complaints(reply))
+	case strings.TrimSpace(reply) != "":
+		return fmt.Errorf("reload HAProxy: the master answered %q", tail(reply))
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("reload HAProxy: %w", err)
+	}
+	// Up to 2.6 the master closes at once and re-executes itself; its process list tells how it went.
+	return p.awaitReload(ctx, before)
+}
+
+func (p *Process) awaitReload(ctx context.Context, before masterState) error {
+	for {
+		now, err := p.master(ctx)
+		switch {
+		case err != nil || now.reloads == before.reloads: // not there yet
+		case now.failed > 0:
+			return errors.New("reload HAProxy: it failed and the old worker stays; HAProxy's log has the reason")
+		case now.worker != 0 && now.worker != before.worker:
+			return nil
+		}
+		if !sleep(ctx, askEvery) {
+			return errors.New("reload HAProxy: no new worker in the time it has")
+		}
+	}
+}
