@@ -194,7 +194,7 @@ type HAProxy struct {
 	ReloadCommand           string
 	CheckCommand            string
 
-	BindAddress    string // default localhost
+	BindAddress    string // default 127.0.0.1
 	SharedFrontend []string
 
 	RestartInterval time.Duration // default 2s

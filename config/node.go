@@ -11,9 +11,9 @@ import (
 type kind int
 
 const (
-	null   kind = iota // JSON only; TOML has none
-	boolean            // text is "true" or "false"
-	number             // text is a JSON number, of any size
+	null    kind = iota // JSON only; TOML has none
+	boolean             // text is "true" or "false"
+	number              // text is a JSON number, of any size
 	text
 	list
 	dict
@@ -128,7 +128,7 @@ func (n *node) describe(path string) string {
 // sounds tells whether a key's name sounds like a secret.
 func sounds(path string) bool {
 	p := strings.ToLower(path)
-	for _, word := range []string{"password", "passwd", "secret", "token", "authorization", "headers", "cookie.", "access_key", "api_key"} {
+	for _, word := range []string{"password", "passwd", "secret", "token", "authorization", "headers", "access_key", "api_key"} {
 		if strings.Contains(p, word) {
 			return true
 		}

@@ -12,8 +12,8 @@ type place struct{ offset, line int }
 
 // A place's key is its path with a NUL before each name and a SOH before each index; TOML forbids both bytes raw, and
 // a name that has them by escape can at worst be given its neighbour's line.
-func placeKey(path, key string) string         { return path + "\x00" + key }
-func placeIndex(path string, i int) string     { return fmt.Sprintf("%s\x01%d", path, i) }
+func placeKey(path, key string) string     { return path + "\x00" + key }
+func placeIndex(path string, i int) string { return fmt.Sprintf("%s\x01%d", path, i) }
 
 // scanTOML finds where each key and list item of a TOML text begins. It judges nothing but depth: on text that is not
 // TOML it ends with places that nobody asks for.
@@ -53,7 +53,9 @@ func (sc *tomlScanner) peek() byte {
 	return sc.s[sc.pos]
 }
 
-func (sc *tomlScanner) has(prefix string) bool { return strings.HasPrefix(sc.s[min(sc.pos, len(sc.s)):], prefix) }
+func (sc *tomlScanner) has(prefix string) bool {
+	return strings.HasPrefix(sc.s[min(sc.pos, len(sc.s)):], prefix)
+}
 
 func (sc *tomlScanner) next() {
 	if sc.peek() == '\n' {

@@ -1,0 +1,528 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	defaultStateDir = "/var/lib/myelin"
+	defaultAdmin    = "127.0.0.1:3213"
+)
+
+// agent reads an agent's file.
+func (r *reader) agent(d *document) *Agent {
+	if agent, registrar := d.signs(); agent == "" && registrar != "" {
+		r.fail(d.root, "", "this is a registrar's file (it has "+registrar+"), not an agent's", "give it to the registrar, or give the agent its own file")
+		return nil
+	}
+	root := r.table(d.root, "")
+	a := &Agent{Path: d.name, Strict: r.strict}
+	bare := isBareMap(d.root)
+	if bare { // the keys are services
+		for _, s := range d.services {
+			root.given(s.name)
+		}
+	}
+	root.given("services")
+	root.given("service_conf_dir")
+	root.flag("strict", false)
+	a.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
+	a.StateDir = root.str("state_dir", defaultStateDir)
+	a.Admin = root.admin(defaultAdmin)
+	a.Log = root.log()
+	a.HAProxy = r.haproxy(root, a.StateDir)
+
+	root.later("overrides_path", "statsd", "file_output")
+	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
+	a.Statsd = root.statsd()
+	if t := root.sub("file_output"); t != nil {
+		a.FileOutput = &FileOutput{OutputDirectory: t.str("output_directory", "")}
+		t.require("output_directory", "write the folder for the files")
+		t.done()
+	}
+
+	for _, s := range d.services {
+		a.Services = append(a.Services, r.service(s, a.ZooKeeper))
+	}
+	if len(a.Services) == 0 {
+		r.warn(d.root, "services", "there are no services", "add one, or a service_conf_dir")
+	}
+	r.conflicts(a, d)
+	root.strayServices()
+	root.done()
+	return a
+}
+
+// strayServices refuses services beside a services table: serving nothing for them in silence would be worse.
+func (t *table) strayServices() {
+	for _, e := range t.n.entries {
+		if !slices.Contains(t.known, e.key) && e.value.kind == dict && e.value.get("discovery") != nil {
+			t.given(e.key)
+			t.fail(e.key, "is a service outside of services", "move it to services."+join("", e.key))
+		}
+	}
+}
+
+// log and admin and statsd are the same in both files.
+
+func (t *table) log() Log {
+	l := Log{Level: "info", Format: "text"}
+	if s := t.sub("log"); s != nil {
+		l.Level = s.choice("level", l.Level, "info", "debug", "trace", "warn", "warning", "error")
+		l.Format = s.choice("format", l.Format, "text", "json")
+		s.done()
+	}
+	return l
+}
+
+func (t *table) admin(def string) Admin {
+	s := t.sub("admin")
+	if s == nil {
+		return Admin{Listen: def}
+	}
+	defer s.done()
+	listen := s.str("listen", def)
+	if listen == "off" {
+		listen = ""
+	}
+	if listen != "" && !validListen(listen) {
+		s.mismatch("listen", "an address to listen on", `write "127.0.0.1:3213", or "off"`)
+	}
+	return Admin{Listen: listen}
+}
+
+func (t *table) statsd() *Statsd {
+	s := t.sub("statsd")
+	if s == nil {
+		return nil
+	}
+	defer s.done()
+	out := &Statsd{Host: s.host("host", "localhost"), Port: 8125}
+	if p := s.port("port"); p != 0 {
+		out.Port = p
+	}
+	if rates := s.sub("sample_rate"); rates != nil {
+		out.SampleRate = map[string]float64{}
+		for _, e := range rates.n.entries {
+			out.SampleRate[e.key] = rates.fraction(e.key, 1)
+		}
+	}
+	return out
+}
+
+// service reads one service of the agent.
+func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
+	t := r.table(sn.node, sn.path)
+	s := Service{Name: sn.name, File: sn.node.file, Line: sn.node.line}
+	if !proxyName.MatchString(s.Name) {
+		r.fail(sn.node, sn.path, "the name cannot be a section of haproxy.cfg", "use only letters, digits and _ . : -")
+	}
+
+	s.Discovery = t.serviceDiscovery(zk)
+	s.Discovery.LabelFilters = append(s.Discovery.LabelFilters, t.labelFilters()...)
+	for _, d := range t.subs("default_servers") {
+		s.DefaultServers = append(s.DefaultServers, d.defaultServer())
+	}
+	if s.Discovery.Method == "base" && len(s.DefaultServers) == 0 {
+		t.warn("default_servers", "discovery method base has no servers", "list them in default_servers")
+	}
+	s.KeepDefaultServers = t.flag("keep_default_servers", false)
+	s.UsePreviousBackends = t.flag("use_previous_backends", true)
+	s.BackendPortOverride = t.port("backend_port_override")
+	s.LeaderElection = t.flag("leader_election", false)
+
+	var override uint16
+	s.HAProxy, override = t.serviceHAProxy()
+	if s.BackendPortOverride == 0 {
+		s.BackendPortOverride = override
+	}
+
+	t.later("load_test_concurrency", "guard", "zone", "subset", "drain_timeout", "file_output")
+	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
+	s.Guard = t.guard()
+	if z := t.sub("zone"); z != nil {
+		s.Zone = &Zone{Label: z.str("label", ""), Local: z.str("local", ""), SpillOver: z.flag("spill_over", true)}
+		z.require("label", `write the label that holds the zone, "zone"`)
+		z.require("local", "write this node's zone")
+		z.done()
+	}
+	if sub := t.sub("subset"); sub != nil {
+		s.Subset = &Subset{Size: int(sub.whole("size", 0, 1, math.MaxInt32))}
+		sub.require("size", "write how many instances this node may use")
+		sub.done()
+	}
+	s.DrainTimeout = t.duration("drain_timeout", 0, 0)
+	if f := t.sub("file_output"); f != nil {
+		s.FileOutputDisabled = f.flag("disabled", false)
+		f.done()
+	}
+	t.done()
+	return s
+}
+
+func (t *table) guard() Guard {
+	g := Guard{MaxDropPercent: 50, HoldFor: time.Hour}
+	if n := t.value("guard"); n != nil && (n.text == "false" || n.text == "off") {
+		g.Off = true
+		return g
+	}
+	s := t.sub("guard")
+	if s == nil {
+		return g
+	}
+	defer s.done()
+	g.MinBackends = int(s.whole("min_backends", 0, 0, math.MaxInt32))
+	g.MaxDropPercent = int(s.whole("max_drop_percent", 50, 0, 100))
+	g.HoldFor = s.duration("hold_for", time.Hour, 0)
+	g.Off = s.flag("off", false)
+	return g
+}
+
+func (t *table) defaultServer() DefaultServer {
+	defer t.done()
+	s := DefaultServer{
+		Name: t.str("name", ""), Host: t.host("host", ""), Port: t.port("port"),
+		ServerOptions: t.serverOptions("haproxy_server_options"),
+		HAProxyID:     int(t.whole("haproxy_server_id", 0, 1, math.MaxInt32)),
+		Labels:        t.labels("labels"),
+	}
+	t.require("host", "write its IP address or host name")
+	t.require("port", "write a number from 1 to 65535")
+	if t.value("weight") != nil {
+		w := int(t.whole("weight", 0, 0, math.MaxInt32))
+		s.Weight = &w
+	}
+	if t.value("id") != nil {
+		id := t.whole("id", 0, 0, math.MaxInt64)
+		s.ID = &id
+	}
+	return s
+}
+
+// labels is a table of whatever the registry is to hold, or nil.
+func (t *table) labels(key string) map[string]any {
+	s := t.sub(key)
+	if s == nil {
+		return nil
+	}
+	s.n.walk(s.path, func(path string, n *node) {
+		if n.kind == other {
+			t.r.mismatch(n, path, "a label's value", "write a string")
+		}
+	})
+	return s.n.values()
+}
+
+// labelFilters are label_filters and the older label_filter, which Synapse adds to them.
+func (t *table) labelFilters() []LabelFilter {
+	var out []LabelFilter
+	for _, f := range append(t.subs("label_filters"), t.subs("label_filter")...) {
+		lf := LabelFilter{Label: f.str("label", ""), Condition: f.choice("condition", "equals", "equals", "not-equals")}
+		f.require("label", "write the label's name")
+		if v := f.value("value"); v != nil {
+			if v.kind == list || v.kind == dict || v.kind == other {
+				f.mismatch("value", "a string, a number, true, false or null", "write one value; several filters must all hold")
+			}
+			lf.Value = v.value()
+		}
+		f.done()
+		out = append(out, lf)
+	}
+	return out
+}
+
+// ready are the discovery methods of this version; methodsLater are valid but not there yet; methodsRefused are
+// SmartStack's that Myelin does not have, with what to use instead.
+const ready = "use zookeeper, zookeeper_poll or base"
+
+func methodRefused(method string) (instead string) {
+	switch method {
+	case "docker":
+		return "run a registrar for the containers and use zookeeper"
+	case "ec2tag", "awstag":
+		return "run a registrar on the instances and use zookeeper"
+	case "marathon":
+		return "run a registrar beside the tasks and use zookeeper"
+	case "zookeeper_dns":
+		return "use zookeeper; a registration's host may be a host name"
+	case "zookeeper_dns_poll":
+		return "use zookeeper_poll; a registration's host may be a host name"
+	case "etcd", "etcd3", "kubernetes":
+		return "register in ZooKeeper and use zookeeper"
+	}
+	return ""
+}
+
+// serviceDiscovery reads discovery and discovery_multi, Synapse's sugar for a multi discovery whose child "primary"
+// is the discovery.
+func (t *table) serviceDiscovery(zk ZooKeeper) Discovery {
+	multi := t.sub("discovery_multi")
+	single := t.sub("discovery")
+	if multi != nil {
+		t.fail("discovery_multi", "is not available in this version of Myelin", "write one discovery")
+		multi.skip()
+		if single == nil {
+			return Discovery{Method: "multi"}
+		}
+	}
+	if single == nil {
+		t.require("discovery", `write discovery = { method = "zookeeper", path = "/services/`+clip(serviceWord(t.path))+`" }`)
+		return Discovery{}
+	}
+	return single.discovery(zk)
+}
+
+// serviceWord is the last word of a service's key, for an example.
+func serviceWord(path string) string { return strings.Trim(path[strings.LastIndex(path, ".")+1:], `"`) }
+
+// skip takes all keys of a table as known: it has been refused as a whole.
+func (t *table) skip() {
+	for _, e := range t.n.entries {
+		t.given(e.key)
+	}
+}
+
+// discovery reads a discovery table.
+func (t *table) discovery(zk ZooKeeper) Discovery {
+	d := Discovery{Method: t.str("method", "")}
+	if !t.require("method", ready) {
+		t.skip()
+		return d
+	}
+	defer t.done()
+	switch d.Method {
+	case "zookeeper", "zookeeper_poll":
+		t.zookeeperDiscovery(&d, zk)
+	case "base":
+		d.LabelFilters = t.labelFilters()
+		for _, key := range []string{"hosts", "path"} {
+			t.ignored(key, "discovery method base only has default_servers")
+		}
+	case "file", "dns", "multi", "consul":
+		t.mismatchMethod("is not available in this version of Myelin", ready)
+		t.laterDiscovery(&d, zk)
+	case "":
+		t.skip() // wrong type, complained about
+	default:
+		if instead := methodRefused(d.Method); instead != "" {
+			t.mismatchMethod("is not part of Myelin", instead)
+		} else if near := nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
+			t.mismatchMethod("is not known", "did you mean "+near+"?")
+		} else {
+			t.mismatchMethod("is not known", ready)
+		}
+		t.skip()
+	}
+	return d
+}
+
+func (t *table) mismatchMethod(what, instead string) {
+	t.fail("method", "method "+t.at("method").describe(join(t.path, "method"))+" "+what, instead)
+}
+
+func (t *table) zookeeperDiscovery(d *Discovery, zk ZooKeeper) {
+	d.ZooKeeper = t.serviceZooKeeper("hosts", zk)
+	if t.require("path", `write the znode whose children are the instances, path = "/services/user-api"`) {
+		d.Path = t.znode("path", "")
+	}
+	d.Decode = t.decode()
+	d.LabelFilters = t.labelFilters()
+	d.PollingInterval = 60 * time.Second
+	if d.Method == "zookeeper_poll" {
+		// Synapse's key is the second; the first is its spelling without the unit.
+		d.PollingInterval = t.duration("polling_interval", d.PollingInterval, positive)
+		d.PollingInterval = t.duration("polling_interval_sec", d.PollingInterval, positive)
+	} else {
+		for _, key := range []string{"polling_interval", "polling_interval_sec"} {
+			t.ignored(key, "discovery method zookeeper watches and does not poll")
+		}
+	}
+
+	t.later("discovery_jitter", "retry_policy")
+	d.DiscoveryJitter = t.duration("discovery_jitter", 0, 0)
+	if d.DiscoveryJitter > 120*time.Second {
+		t.mismatch("discovery_jitter", "from 0 to 120 seconds", durationForm)
+	}
+	d.RetryPolicy = t.retryPolicy()
+	switch d.GeneratorConfigPath = t.str("generator_config_path", d.Path); d.GeneratorConfigPath {
+	case "disabled": // as it is in this version
+	default:
+		t.later("generator_config_path")
+		if d.GeneratorConfigPath != d.Path {
+			d.GeneratorConfigPath = t.znode("generator_config_path", d.Path)
+		}
+	}
+}
+
+// laterDiscovery reads the keys of the methods to come, so that what is wrong with them is told now.
+func (t *table) laterDiscovery(d *Discovery, zk ZooKeeper) {
+	switch d.Method {
+	case "file":
+		d.Path = t.str("path", "")
+		t.require("path", "write the path of the file with the instances")
+	case "dns":
+		d.Nameserver = t.str("nameserver", "")
+		d.CheckInterval = t.duration("check_interval", 30*time.Second, positive)
+		for _, s := range t.subs("servers") {
+			ds := DNSServer{Host: s.host("host", ""), Port: s.port("port"), Name: s.str("name", ""), Labels: s.labels("labels")}
+			s.require("host", "write the name to resolve")
+			s.done()
+			d.Servers = append(d.Servers, ds)
+		}
+		t.require("servers", `write servers = [ { name = "x", host = "x.example.com", port = 80 } ]`)
+	case "multi":
+		t.multi(d, zk)
+	default: // consul's keys are not settled yet
+		t.skip()
+	}
+	d.LabelFilters = t.labelFilters()
+}
+
+func (t *table) multi(d *Discovery, zk ZooKeeper) {
+	if watchers := t.sub("watchers"); watchers != nil {
+		for _, e := range watchers.n.entries {
+			if w := watchers.sub(e.key); w != nil {
+				d.Watchers = append(d.Watchers, NamedDiscovery{e.key, w.discovery(zk)})
+			}
+		}
+	}
+	if res := t.sub("resolver"); res != nil {
+		d.Resolver.Method = res.str("method", "")
+		d.Resolver.SequentialOrder = res.lines("sequential_order")
+		switch d.Resolver.Method {
+		case "union", "sequential":
+		case "s3_toggle":
+			res.mismatchMethod("is not part of Myelin", "use sequential")
+			res.skip()
+		default:
+			if res.require("method", "write union or sequential") && res.value("method") != nil {
+				res.mismatch("method", "a resolver", "write union or sequential")
+			}
+		}
+		res.done()
+	}
+}
+
+func (t *table) decode() Decode {
+	d := Decode{Method: "nerve"}
+	s := t.sub("decode")
+	if s == nil {
+		return d
+	}
+	defer s.done()
+	d.Method = s.str("method", d.Method)
+	d.EndpointName = s.str("endpoint_name", "")
+	switch d.Method {
+	case "nerve":
+	case "serverset", "curator", "auto":
+		s.mismatchMethod("is not available in this version of Myelin", `write "nerve", or leave decode out`)
+	default:
+		if s.value("method") != nil {
+			s.mismatchMethod("is not known", `write "nerve", or leave decode out`)
+		}
+	}
+	return d
+}
+
+// retryPolicy reads Synapse's; its code, not its README, has retries on by default.
+func (t *table) retryPolicy() RetryPolicy {
+	p := RetryPolicy{MaxAttempts: 10, MaxDelay: 600 * time.Second, BaseInterval: 500 * time.Millisecond, MaxInterval: 60 * time.Second}
+	if s := t.sub("retry_policy"); s != nil {
+		p.MaxAttempts = int(s.whole("max_attempts", int64(p.MaxAttempts), 0, math.MaxInt32))
+		p.MaxDelay = s.duration("max_delay", p.MaxDelay, 0)
+		p.BaseInterval = s.duration("base_interval", p.BaseInterval, 0)
+		p.MaxInterval = s.duration("max_interval", p.MaxInterval, 0)
+		s.done()
+	}
+	return p
+}
+
+// seed is digits of any number; Synapse's users give it 128 bits.
+func (t *table) seed(key string) string {
+	n := t.value(key)
+	if n == nil {
+		return ""
+	}
+	if (n.kind != number && n.kind != text) || !digits.MatchString(n.text) {
+		t.mismatch(key, "a whole number", "write digits, as a string in TOML when there are more than 18")
+		return ""
+	}
+	return json.Number(n.text).String()
+}
+
+// inDir is a file of the state folder.
+func inDir(dir, name string) string { return filepath.Join(dir, name) }
+
+// conflicts finds what two services cannot both have.
+func (r *reader) conflicts(a *Agent, d *document) {
+	names, binds := map[string]int{}, map[string]int{}
+	sections := map[string]string{}
+	for _, s := range a.HAProxy.ExtraSections {
+		if f := strings.Fields(s.Title); len(f) > 1 {
+			sections[f[1]] = s.Title
+		}
+	}
+	for i, s := range a.Services {
+		if s.HAProxy.Disabled {
+			continue
+		}
+		n, path := d.services[i].node, join(d.services[i].path, "haproxy")
+		at := func(key string) *node {
+			if h := n.get("haproxy"); h != nil && h.get(key) != nil {
+				return h.get(key)
+			}
+			return n
+		}
+		name := s.HAProxy.BackendName
+		if name == "" {
+			name = s.Name
+		}
+		if j, dup := names[name]; dup {
+			r.fail(at("backend_name"), join(path, "backend_name"),
+				fmt.Sprintf("services %s and %s have the same backend %s", a.Services[j].Name, s.Name, name), "give one of them another backend_name")
+		} else {
+			names[name] = i
+		}
+		for _, section := range []string{name, s.Name} {
+			if title := sections[section]; title != "" {
+				r.fail(at("backend_name"), join(path, "backend_name"),
+					fmt.Sprintf("%s is also the name of the extra section %s", section, quote(title)), "rename one of them")
+				break
+			}
+		}
+		bind := a.HAProxy.bind(s.HAProxy)
+		if bind == "" {
+			continue
+		}
+		if j, dup := binds[bind]; dup {
+			r.fail(at("port"), join(path, "port"),
+				fmt.Sprintf("services %s and %s both bind to %s", a.Services[j].Name, s.Name, bind), "give one of them another port or bind_address")
+		} else {
+			binds[bind] = i
+		}
+	}
+}
+
+// bind is where a service's frontend listens, or empty.
+func (h HAProxy) bind(s ServiceHAProxy) string {
+	address := s.BindAddress
+	if address == "" {
+		address = h.BindAddress
+	}
+	if address == "localhost" { // the same socket as 127.0.0.1 wherever HAProxy prefers IPv4, its default
+		address = "127.0.0.1"
+	}
+	switch {
+	case s.BindOnly:
+		return address
+	case s.PortSet:
+		return fmt.Sprintf("%s:%d", address, s.Port)
+	}
+	return ""
+}

@@ -1,0 +1,216 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// proxyName is what HAProxy takes as the name of a section (2.6: invalid_char of ha_proxy names).
+var proxyName = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
+
+// haproxy reads the top-level haproxy section and its defaults.
+func (r *reader) haproxy(root *table, stateDir string) HAProxy {
+	n := root.value("haproxy")
+	h := HAProxy{
+		Present: n != nil, Binary: "haproxy", BindAddress: "127.0.0.1",
+		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
+		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour, MaxServerID: 65535,
+	}
+	t := root.sub("haproxy")
+	if t == nil {
+		h.Run = true
+		h.paths(stateDir)
+		r.runSocket(root, h, stateDir)
+		return h
+	}
+	h.Global, h.Defaults = t.lines("global"), t.lines("defaults")
+	h.ExtraSections = t.sections("extra_sections")
+	h.Binary = t.str("binary", h.Binary)
+	h.DoWrites = t.flag("do_writes", true)
+	h.DoSocket = t.flag("do_socket", true)
+	h.DoReloads = t.flag("do_reloads", true)
+	h.DoChecks = t.flag("do_checks", false)
+	h.ConfigFilePath = t.str("config_file_path", "")
+	h.CandidateConfigFilePath = t.str("candidate_config_file_path", "")
+	h.SocketFilePaths = t.lines("socket_file_path")
+	for _, s := range h.SocketFilePaths {
+		r.socketPath(t.at("socket_file_path"), join(t.path, "socket_file_path"), s)
+	}
+	h.ReloadCommand = t.str("reload_command", "")
+	h.CheckCommand = t.str("check_command", "")
+	h.BindAddress = t.bindAddress(h.BindAddress)
+	h.SharedFrontend = t.lines("shared_frontend")
+	h.RestartInterval = t.duration("restart_interval", h.RestartInterval, 0)
+	h.RestartJitter = t.fraction("restart_jitter", 0)
+	h.ServerOrderSeed = t.seed("server_order_seed")
+	h.UseNerveWeights = t.flag("use_nerve_weights", h.UseNerveWeights)
+
+	t.later("state_file_path", "state_file_ttl", "max_server_id")
+	h.StateFilePath = t.str("state_file_path", "")
+	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
+	h.MaxServerID = int(t.whole("max_server_id", int64(h.MaxServerID), 1, 1<<31-1))
+
+	// Someone who turns both ways of control off does not want a HAProxy started either.
+	handsOff := !h.DoSocket && !h.DoReloads
+	h.Run = t.flag("run", len(h.SocketFilePaths) == 0 && h.ReloadCommand == "" && !handsOff)
+	if h.Run {
+		if !h.DoWrites {
+			t.fail("do_writes", "a HAProxy that Myelin runs needs its file written", "remove do_writes, or write run = false")
+		}
+		if h.ReloadCommand != "" {
+			t.ignored("reload_command", "Myelin reloads the HAProxy that it runs itself")
+		}
+		h.paths(stateDir)
+		r.runSocket(root, h, stateDir)
+	} else {
+		t.companions(h)
+	}
+	if h.CandidateConfigFilePath == "" && h.ConfigFilePath != "" {
+		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
+	}
+	if h.DoChecks && h.CheckCommand == "" && !h.Run {
+		t.fail("check_command", "do_checks needs check_command", `write for example "haproxy -c -f `+clip(h.CandidateConfigFilePath)+`"`)
+	}
+	t.done()
+	return h
+}
+
+// paths fills in where the files of a HAProxy that Myelin runs are.
+func (h *HAProxy) paths(stateDir string) {
+	if h.ConfigFilePath == "" {
+		h.ConfigFilePath = inDir(stateDir, "haproxy.cfg")
+	}
+	if h.CandidateConfigFilePath == "" {
+		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
+	}
+}
+
+// runSocket: the sockets of a HAProxy that Myelin runs are in the state folder.
+func (r *reader) runSocket(root *table, h HAProxy, stateDir string) {
+	if longest := inDir(stateDir, "haproxy-master.sock"); len(h.SocketFilePaths) == 0 && len(longest) > longestSocket {
+		r.fail(root.at("state_dir"), "state_dir", fmt.Sprintf("HAProxy's sockets would be below it with paths of %d bytes; HAProxy can bind to %d at most",
+			len(longest), longestSocket), "write a shorter path")
+	}
+}
+
+// companions: each do_ key of a HAProxy that others run needs the key that says how.
+func (t *table) companions(h HAProxy) {
+	for _, c := range []struct {
+		on          bool
+		key, needs  string
+		have        bool
+		remedy, off string
+	}{
+		{h.DoWrites, "do_writes", "config_file_path", h.ConfigFilePath != "", `write the path of haproxy.cfg, config_file_path = "/etc/haproxy/haproxy.cfg"`, "do_writes = false"},
+		{h.DoSocket, "do_socket", "socket_file_path", len(h.SocketFilePaths) > 0, `write the path of HAProxy's admin socket, socket_file_path = "/run/haproxy.sock"`, "do_socket = false"},
+		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "", `write reload_command = "systemctl reload haproxy"`, "do_reloads = false"},
+	} {
+		if c.on && !c.have && (t.given(c.needs) == nil || t.value(c.needs) != nil || t.at(c.needs).kind == null) {
+			t.fail(c.needs, c.key+" needs "+c.needs, c.remedy+", or "+c.off)
+		}
+	}
+}
+
+// sections are hand-written sections of haproxy.cfg, in file order.
+func (t *table) sections(key string) []Section {
+	s := t.sub(key)
+	if s == nil {
+		return nil
+	}
+	var out []Section
+	for _, e := range s.n.entries {
+		title := strings.TrimSpace(e.key)
+		if title == "" || strings.ContainsFunc(title, func(c rune) bool { return isControl(c) && c != '\t' }) {
+			s.fail(e.key, "is not the title of a section", `write for example "listen stats"`)
+			continue
+		}
+		out = append(out, Section{Title: title, Lines: s.lines(e.key)})
+	}
+	return out
+}
+
+// bindAddress is what stands before the port of a bind line, or def.
+func (t *table) bindAddress(def string) string {
+	s := t.str("bind_address", def)
+	if n := t.value("bind_address"); n != nil && (s == "" || strings.ContainsAny(s, " \t\"'#\\")) {
+		t.mismatch("bind_address", "an address to bind to", `write for example "127.0.0.1"`)
+		return def
+	}
+	if path := strings.TrimPrefix(s, "unix@"); strings.HasPrefix(path, "/") {
+		t.r.socketPath(t.at("bind_address"), join(t.path, "bind_address"), path)
+	}
+	return s
+}
+
+// serverOptions are the words of a server line. Synapse expands %{host}, %{port} and %{name} in them, and stops at
+// any other name.
+func (t *table) serverOptions(key string) string {
+	s := t.str(key, "")
+	for _, m := range template.FindAllStringSubmatch(s, -1) {
+		if name := m[1]; m[0] != "%%" && name != "host" && name != "port" && name != "name" {
+			t.fail(key, fmt.Sprintf("%%{%s} stands for nothing", clip(name)), "use %{host}, %{port} or %{name}, or %% for a per cent sign")
+		}
+	}
+	return s
+}
+
+var template = regexp.MustCompile(`%%|%\{([^}]*)\}`)
+
+// serviceHAProxy reads services.<name>.haproxy. portOverride is the old place of backend_port_override.
+func (t *table) serviceHAProxy() (h ServiceHAProxy, portOverride uint16) {
+	s := t.sub("haproxy")
+	if s == nil {
+		return h, 0
+	}
+	defer s.done()
+	h.Disabled = s.flag("disabled", false)
+	if n := s.given("port"); n != nil && !n.broken {
+		if n.kind == null || n.kind == text && n.text == "null" { // TOML has no null
+			h.BindOnly = true
+		} else if h.Port = s.port("port"); h.Port != 0 {
+			h.PortSet = true
+		}
+	}
+	h.BindAddress = s.bindAddress("")
+	if h.BindOnly && s.given("bind_address") == nil {
+		s.fail("bind_address", "port is null, so bind_address must say where to listen", `write the path of a socket, bind_address = "/run/myelin/x.sock"`)
+	}
+	h.BindOptions = s.str("bind_options", "")
+	h.ServerOptions = s.serverOptions("server_options")
+	h.Frontend, h.Backend, h.Listen = s.lines("frontend"), s.lines("backend"), s.lines("listen")
+	h.SharedFrontend = s.lines("shared_frontend")
+	if h.BackendName = s.str("backend_name", ""); h.BackendName != "" && !proxyName.MatchString(h.BackendName) {
+		s.mismatch("backend_name", "the name of a section of haproxy.cfg", "use only letters, digits and _ . : -")
+	}
+	h.BackendOrder = s.choice("backend_order", "", "shuffle", "asc", "desc", "no_shuffle")
+	h.CookieValueHash = s.choice("cookie_value_method", "name", "name", "hash") == "hash"
+	if s.given("use_nerve_weights") != nil {
+		s.warn("use_nerve_weights", "has no effect here, as in Synapse", "write it in the top-level haproxy section")
+	}
+	if s.given("server_port_override") != nil {
+		s.warn("server_port_override", "is the old name of backend_port_override", "write backend_port_override in the service")
+		portOverride = s.port("server_port_override")
+	}
+	return h, portOverride
+}
+
+// validListen: "host:port", ":port" or "[::1]:port"; port 0 lets the system choose.
+func validListen(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	if host == "" {
+		return true
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || validHost(host)
+}

@@ -1,0 +1,312 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// registrar reads a registrar's file.
+func (r *reader) registrar(d *document) *Registrar {
+	if agent, registrar := d.signs(); registrar == "" && agent != "" {
+		r.fail(d.root, "", "this is an agent's file (it has "+agent+"), not a registrar's", "give it to the agent, or give the registrar its own file")
+		return nil
+	}
+	root := r.table(d.root, "")
+	g := &Registrar{Path: d.name, Strict: r.strict}
+	root.given("services")
+	root.given("service_conf_dir")
+	root.flag("strict", false)
+	g.InstanceID = root.instanceID(d.options.InstanceID)
+	g.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
+	g.Log = root.log()
+	g.HeartbeatPath = root.str("heartbeat_path", "")
+	g.NerveCompatible = root.flag("nerve_compatible", false)
+
+	root.later("max_repeated_report_failures", "statsd", "state_dir", "admin")
+	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
+	g.Statsd = root.statsd()
+	g.StateDir = root.str("state_dir", defaultStateDir)
+	g.Admin = root.admin("")
+	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
+
+	for _, s := range d.services {
+		g.Services = append(g.Services, r.registration(s, g.ZooKeeper))
+	}
+	if len(g.Services) == 0 {
+		r.warn(d.root, "services", "there are no services", "add one, or a service_conf_dir")
+	}
+	root.done()
+	return g
+}
+
+// instanceID becomes the name in the payload and the beginning of the znode's name.
+func (t *table) instanceID(outside string) string {
+	if outside != "" {
+		t.given("instance_id")
+		if problem := badInstanceID(outside); problem != "" {
+			t.fail("instance_id", "the instance id given outside the file "+problem, `give for example "web-1"`)
+		}
+		return outside
+	}
+	if !t.require("instance_id", `write a name that no other host has, instance_id = "web-1"`) {
+		return ""
+	}
+	id := t.str("instance_id", "")
+	if t.value("instance_id") != nil {
+		if problem := badInstanceID(id); problem != "" {
+			t.fail("instance_id", problem, `write for example "web-1"`)
+		}
+	}
+	return id
+}
+
+func badInstanceID(id string) string {
+	if id == "" {
+		return "is empty"
+	}
+	if strings.Contains(id, "/") {
+		return "contains a /, which cannot be in the name of a znode"
+	}
+	if _, err := cleanPath("/" + id + "_"); err != nil {
+		return "cannot be in the name of a znode"
+	}
+	return ""
+}
+
+// registration reads one service of the registrar.
+func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
+	t := r.table(sn.node, sn.path)
+	g := Registration{Name: sn.name, File: sn.node.file, Line: sn.node.line}
+	if g.Name == "" {
+		r.fail(sn.node, sn.path, "the service has no name", "give it one")
+	}
+	t.reporter()
+	g.Host = t.host("host", "")
+	t.require("host", "write the address that other hosts reach the service at")
+	g.Port = t.port("port")
+	if t.require("port", "write a number from 1 to 65535") {
+		g.PortText = t.given("port").kind == text
+	}
+	g.ZooKeeper = t.serviceZooKeeper("zk_hosts", zk)
+	if t.require("zk_path", `write the znode to register below, zk_path = "/services/user-api"`) {
+		g.ZKPath = t.znode("zk_path", "")
+	}
+	g.CheckInterval = t.duration("check_interval", 500*time.Millisecond, positive)
+	g.CheckMocked = t.flag("check_mocked", false)
+	for _, c := range t.subs("checks") {
+		g.Checks = append(g.Checks, c.check(g))
+	}
+	if n := t.given("checks"); len(g.Checks) == 0 && !g.CheckMocked && (n == nil || !n.broken) {
+		t.warn("checks", "there are no checks, so the service always counts as healthy, as in Nerve", `add checks, or write check_mocked = true`)
+	}
+	g.Weight = t.weight()
+	if t.value("haproxy_server_options") != nil {
+		s := t.str("haproxy_server_options", "")
+		g.ServerOptions = &s
+	}
+	g.Labels = t.labels("labels")
+	g.UsePathEncoding = t.flag("use_path_encoding", false)
+	g.NodeType = t.nodeType()
+
+	t.later("ttl_seconds", "rate_limiting", "load_test_concurrency", "drain", "on_stop", "acl")
+	g.TTL = t.duration("ttl_seconds", 0, positive)
+	g.RateLimiting = t.rateLimiting()
+	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
+	g.Drain = t.duration("drain", 0, 0)
+	g.OnStop = t.lines("on_stop")
+	g.ACL = t.str("acl", "")
+	g.Payload = t.payload()
+	t.ignored("ports", "Nerve takes one port a service; Airbnb's cookbook writes it")
+	t.done()
+	return g
+}
+
+func (t *table) reporter() {
+	switch s := strings.ToLower(t.str("reporter_type", "zookeeper")); s {
+	case "zookeeper":
+	case "etcd":
+		t.fail("reporter_type", `reporter "etcd" is not part of Myelin`, "register in ZooKeeper: remove reporter_type, write zk_hosts and zk_path")
+		for _, key := range []string{"etcd_host", "etcd_port", "etcd_path"} {
+			t.given(key)
+		}
+	default:
+		t.fail("reporter_type", "reporter "+t.at("reporter_type").describe(join(t.path, "reporter_type"))+" is not part of Myelin", "remove reporter_type, write zk_hosts and zk_path")
+	}
+}
+
+// weight is Nerve's: a whole number of at least 0 or digits; null and 1.0 are mistakes.
+func (t *table) weight() *int {
+	n := t.given("weight")
+	if n == nil {
+		return nil
+	}
+	if n.kind == null {
+		t.mismatch("weight", "a whole number of at least 0", "write for example 10, or remove it")
+		return nil
+	}
+	w := int(t.whole("weight", 0, 0, math.MaxInt32))
+	return &w
+}
+
+func (t *table) nodeType() string {
+	const def = "ephemeral_sequential"
+	s := t.str("node_type", def)
+	switch s {
+	case def, "ephemeral":
+	case "persistent", "persistent_sequential":
+		t.fail("node_type", "node type "+s+" is not available in this version of Myelin", "use ephemeral_sequential, or ephemeral")
+	default:
+		t.mismatch("node_type", "a node type", "use ephemeral_sequential, or ephemeral")
+	}
+	return s
+}
+
+func (t *table) rateLimiting() *RateLimiting {
+	s := t.sub("rate_limiting")
+	if s == nil {
+		return nil
+	}
+	defer s.done()
+	return &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+}
+
+// payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without
+// it nothing that was asked for would be published.
+func (t *table) payload() []string {
+	formats := t.lines("payload")
+	if formats == nil {
+		return []string{"nerve"}
+	}
+	for _, f := range formats {
+		switch f {
+		case "nerve":
+		case "serverset", "curator":
+			if slices.Contains(formats, "nerve") {
+				t.warn("payload", "payload "+f+" has no effect in this version of Myelin", "it can stay")
+			} else {
+				t.fail("payload", "payload "+f+" is not available in this version of Myelin", "use nerve")
+			}
+		default:
+			t.fail("payload", "payload "+quote(f)+" is not known", "use nerve")
+		}
+	}
+	if len(formats) == 0 && !t.at("payload").broken {
+		t.fail("payload", "the list is empty", `write ["nerve"], or remove it`)
+	}
+	return formats
+}
+
+// check reads one health check. The defaults are Nerve's, whatever one may think of 100 ms: a file that worked there
+// must not change its meaning.
+func (t *table) check(g Registration) Check {
+	defer t.done()
+	c := Check{
+		Type: t.str("type", ""), Name: t.str("name", ""), Host: t.host("host", g.Host), Port: g.Port,
+		Timeout: t.duration("timeout", 100*time.Millisecond, positive),
+		Rise:    int(t.whole("rise", 1, 1, 1000)), Fall: int(t.whole("fall", 1, 1, 1000)),
+	}
+	if p := t.port("port"); p != 0 {
+		c.Port = p
+	}
+	t.later("interval")
+	c.Interval = t.duration("interval", 0, positive)
+	target := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	name := fmt.Sprintf("%s %s-%s", g.Name, c.Type, target)
+	if !t.require("type", checksReady) {
+		t.skip()
+		return c
+	}
+	switch c.Type {
+	case "http":
+		t.httpCheck(&c)
+		name = "http-" + target + c.URI // Nerve's
+	case "tcp", "noop":
+	default:
+		t.otherCheck(&c)
+	}
+	if c.Name == "" {
+		c.Name = name
+	}
+	return c
+}
+
+func (t *table) httpCheck(c *Check) {
+	if t.require("uri", `write the path to ask for, uri = "/health"`) {
+		c.URI = t.str("uri", "")
+		if t.value("uri") != nil && (!strings.HasPrefix(c.URI, "/") || strings.ContainsAny(c.URI, " \t")) {
+			t.mismatch("uri", "a path", `begin it with / and write spaces as %20, uri = "/health"`)
+		}
+	}
+	c.SSL = t.flag("ssl", false)
+	c.OpenTimeout = t.duration("open_timeout", 200*time.Millisecond, positive)
+	c.ReadTimeout = t.duration("read_timeout", c.Timeout, positive)
+	c.SSLTimeout = t.duration("ssl_timeout", 200*time.Millisecond, positive)
+	c.Expect = t.expect()
+	if h := t.sub("headers"); h != nil {
+		c.Headers = map[string]string{}
+		for _, e := range h.n.entries {
+			if !validHeader(e.key) {
+				h.fail(e.key, "is not the name of an HTTP header", "use letters, digits and hyphens")
+			}
+			c.Headers[e.key] = h.header(e.key)
+		}
+	}
+}
+
+// expect may span lines: it is looked for in a body.
+func (t *table) expect() string {
+	n := t.value("expect")
+	if n == nil {
+		return ""
+	}
+	if n.kind != text {
+		t.mismatch("expect", "a string", "write it in double quotes")
+	}
+	return n.text
+}
+
+// header is a header's value; numbers are taken as they are written.
+func (t *table) header(key string) string {
+	if n := t.value(key); n != nil && n.kind == number {
+		return json.Number(n.text).String()
+	}
+	return t.str(key, "")
+}
+
+func validHeader(s string) bool {
+	for _, c := range s { // RFC 9110 5.6.2, token
+		if c <= ' ' || c >= 127 || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+const checksReady = "use http, tcp or noop"
+
+// otherCheck refuses the types that are not there: a check that is left out would register a dead service.
+func (t *table) otherCheck(c *Check) {
+	defer t.skip()
+	if t.value("type") == nil {
+		return // wrong type of type, complained about
+	}
+	said := "check type " + t.at("type").describe(join(t.path, "type"))
+	switch c.Type {
+	case "grpc", "exec", "redis", "mysql", "postgres", "amqp", "rabbitmq", "zookeeper", "ttl":
+		t.fail("type", said+" is not available in this version of Myelin", checksReady)
+	case "https", "ssl":
+		t.fail("type", said+" is not known", `write type = "http" with ssl = true`)
+	default:
+		if near := nearest(c.Type, []string{"http", "tcp", "noop"}); near != "" {
+			t.fail("type", said+" is not known", "did you mean "+near+"?")
+			return
+		}
+		t.fail("type", said+" is not known", checksReady)
+	}
+}
