@@ -188,9 +188,9 @@ type HAProxy struct {
 	DoWrites, DoSocket, DoReloads bool // default true
 	DoChecks                      bool // default false
 
-	ConfigFilePath          string
-	CandidateConfigFilePath string // default ConfigFilePath + ".tmp"
-	SocketFilePaths         []string
+	ConfigFilePath          string   // default when Run: <state_dir>/haproxy.cfg
+	CandidateConfigFilePath string   // default ConfigFilePath + ".tmp"
+	SocketFilePaths         []string // never empty when Run: default <state_dir>/haproxy.sock
 	ReloadCommand           string
 	CheckCommand            string
 

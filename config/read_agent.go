@@ -4,15 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 )
 
 const (
-	defaultStateDir = "/var/lib/myelin"
-	defaultAdmin    = "127.0.0.1:3213"
+	defaultStateDir    = "/var/lib/myelin"
+	DefaultAdminListen = "127.0.0.1:3213" // where an agent serves its status, unless told otherwise
 )
 
 // agent reads an agent's file.
@@ -34,7 +33,7 @@ func (r *reader) agent(d *document) *Agent {
 	root.flag("strict", false)
 	a.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
 	a.StateDir = root.str("state_dir", defaultStateDir)
-	a.Admin = root.admin(defaultAdmin)
+	a.Admin = root.admin(DefaultAdminListen)
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
@@ -455,9 +454,6 @@ func (t *table) seed(key string) string {
 	}
 	return json.Number(n.text).String()
 }
-
-// inDir is a file of the state folder.
-func inDir(dir, name string) string { return filepath.Join(dir, name) }
 
 // conflicts finds what two services cannot both have.
 func (r *reader) conflicts(a *Agent, d *document) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -24,8 +25,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	t := root.sub("haproxy")
 	if t == nil {
 		h.Run = true
-		h.paths(stateDir)
-		r.runSocket(root, h, stateDir)
+		r.runPaths(root, &h, stateDir)
 		return h
 	}
 	h.Global, h.Defaults = t.lines("global"), t.lines("defaults")
@@ -39,6 +39,10 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.CandidateConfigFilePath = t.str("candidate_config_file_path", "")
 	h.SocketFilePaths = t.lines("socket_file_path")
 	for _, s := range h.SocketFilePaths {
+		if s == "" || strings.ContainsAny(s, " \t") {
+			t.mismatch("socket_file_path", "the path of a socket", `write for example "/run/haproxy/admin.sock"`)
+			continue
+		}
 		r.socketPath(t.at("socket_file_path"), join(t.path, "socket_file_path"), s)
 	}
 	h.ReloadCommand = t.str("reload_command", "")
@@ -65,8 +69,10 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 		if h.ReloadCommand != "" {
 			t.ignored("reload_command", "Myelin reloads the HAProxy that it runs itself")
 		}
-		h.paths(stateDir)
-		r.runSocket(root, h, stateDir)
+		if len(h.SocketFilePaths) > 1 {
+			t.fail("socket_file_path", "a HAProxy that Myelin runs has one admin socket", "write one path, or write run = false")
+		}
+		r.runPaths(root, &h, stateDir)
 	} else {
 		t.companions(h)
 	}
@@ -80,21 +86,20 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	return h
 }
 
-// paths fills in where the files of a HAProxy that Myelin runs are.
-func (h *HAProxy) paths(stateDir string) {
+// runPaths fills in where the files of a HAProxy that Myelin runs are. Its master socket is beside its configuration.
+func (r *reader) runPaths(root *table, h *HAProxy, stateDir string) {
 	if h.ConfigFilePath == "" {
-		h.ConfigFilePath = inDir(stateDir, "haproxy.cfg")
+		h.ConfigFilePath = filepath.Join(stateDir, "haproxy.cfg")
+	}
+	if len(h.SocketFilePaths) == 0 {
+		h.SocketFilePaths = []string{filepath.Join(stateDir, "haproxy.sock")}
 	}
 	if h.CandidateConfigFilePath == "" {
 		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
 	}
-}
-
-// runSocket: the sockets of a HAProxy that Myelin runs are in the state folder.
-func (r *reader) runSocket(root *table, h HAProxy, stateDir string) {
-	if longest := inDir(stateDir, "haproxy-master.sock"); len(h.SocketFilePaths) == 0 && len(longest) > longestSocket {
-		r.fail(root.at("state_dir"), "state_dir", fmt.Sprintf("HAProxy's sockets would be below it with paths of %d bytes; HAProxy can bind to %d at most",
-			len(longest), longestSocket), "write a shorter path")
+	if longest := filepath.Join(filepath.Dir(h.ConfigFilePath), "haproxy-master.sock"); len(longest) > longestSocket {
+		r.fail(root.at("state_dir"), "state_dir", fmt.Sprintf("the path of HAProxy's master socket, beside its configuration, would have %d bytes; HAProxy can bind to %d at most",
+			len(longest), longestSocket), "write a shorter state_dir or haproxy.config_file_path")
 	}
 }
 
@@ -110,7 +115,7 @@ func (t *table) companions(h HAProxy) {
 		{h.DoSocket, "do_socket", "socket_file_path", len(h.SocketFilePaths) > 0, `write the path of HAProxy's admin socket, socket_file_path = "/run/haproxy.sock"`, "do_socket = false"},
 		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "", `write reload_command = "systemctl reload haproxy"`, "do_reloads = false"},
 	} {
-		if c.on && !c.have && (t.given(c.needs) == nil || t.value(c.needs) != nil || t.at(c.needs).kind == null) {
+		if n := t.given(c.needs); c.on && !c.have && (n == nil || !n.broken) {
 			t.fail(c.needs, c.key+" needs "+c.needs, c.remedy+", or "+c.off)
 		}
 	}
