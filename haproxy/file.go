@@ -111,11 +111,18 @@ func writeCandidate(candidate, model string, cfg []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// removeIfThere removes a file, and nothing but a file: root could remove /dev/null.
 func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil
+	case err != nil:
 		return err
+	case !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink:
+		return fmt.Errorf("%s is not a file; choose another candidate_config_file_path", path)
 	}
-	return nil
+	return os.Remove(path)
 }
 
 func syncDir(dir string) error {
@@ -151,12 +158,23 @@ func CheckWith(binary string, timeout time.Duration) Check {
 	return func(ctx context.Context, path string) error {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		out, err := runCommand(ctx, exec.CommandContext(ctx, binary, "-c", "-f", path))
+		out, err := runCommand(ctx, exec.CommandContext(ctx, findBinary(binary), "-c", "-f", path))
 		if err != nil {
 			return fmt.Errorf("check %s with %s -c: %w", path, binary, withOutput(err, complaints(out)))
 		}
 		return nil
 	}
+}
+
+// findBinary adds the folder that HAProxy's packages install to, and that the PATH of users other than root lacks. What
+// is not found is returned as it is, for the error of whoever runs it.
+func findBinary(name string) string {
+	for _, candidate := range []string{name, filepath.Join("/usr/sbin", name)} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
+	}
+	return name
 }
 
 // CheckCommand is the Check that runs the operator's command with sh -c, for at most timeout. The command names the
@@ -241,8 +259,12 @@ const shownLines = 8
 func complaints(output string) string {
 	var alerts []string
 	for l := range strings.Lines(output) {
-		if strings.Contains(l, "[ALERT]") {
-			alerts = append(alerts, l)
+		if _, alert, ok := strings.Cut(l, "[ALERT]"); ok {
+			// "[ALERT]    (1234) : config : ...": a pid would make each try another error.
+			if pid, text, ok := strings.Cut(alert, " : "); ok && strings.HasSuffix(strings.TrimSpace(pid), ")") {
+				alert = text
+			}
+			alerts = append(alerts, alert)
 		}
 	}
 	if len(alerts) == 0 {

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,18 +24,25 @@ import (
 
 // Pacing of a Process.
 const (
-	startLeast   = 100 * time.Millisecond // back-off between starts
-	startMost    = 5 * time.Second
-	startTimeout = 30 * time.Second // a start, a check or a reload that takes longer has failed
-	lookEvery    = time.Second      // is HAProxy alive, where the master socket does not tell
-	fileEvery    = 50 * time.Millisecond
-	askEvery     = 10 * time.Millisecond // while a start or a reload is under way
-	askTimeout   = 2 * time.Second       // one question to the master
-	logMost      = 1 << 20               // bytes of LogPath that are kept over a start
+	startLeast    = 100 * time.Millisecond // back-off between starts
+	startMost     = 5 * time.Second
+	startTimeout  = 30 * time.Second // a start, a check or a reload that takes longer has failed
+	settleTimeout = 5 * time.Second  // between the end of the starting program and an answer of the master
+	lookEvery     = time.Second      // is HAProxy alive, where the master socket does not tell
+	fileEvery     = 50 * time.Millisecond
+	askEvery      = 10 * time.Millisecond // while a start or a reload is under way
+	askTimeout    = 2 * time.Second       // one question to the master
+	logMost       = 1 << 20               // bytes of LogPath that are kept over a start
 )
 
 // ErrNotRunning is what Reload returns when there is no HAProxy. The next one starts with the file as it is then.
 var ErrNotRunning = errors.New("HAProxy is not running")
+
+// errNoFile is a start without a configuration file: it has not been written yet.
+var errNoFile = errors.New("there is no configuration file yet")
+
+// errOrphan is a worker whose master was killed. It ends by itself when it notices (2.6: within milliseconds).
+var errOrphan = errors.New("the worker of a dead master still serves")
 
 // ProcessOptions are the program and the files of the HAProxy that a Process looks after.
 type ProcessOptions struct {
@@ -42,6 +50,7 @@ type ProcessOptions struct {
 	ConfigPath   string
 	PidPath      string // HAProxy writes its master's pid there
 	MasterSocket string // unix socket of the master CLI
+	AdminSocket  string // unix socket of the worker, as the file has it; where a HAProxy answers, no second one is started
 	LogPath      string // HAProxy's own output is added to it; empty: it is thrown away
 	Log          logrus.FieldLogger
 }
@@ -70,13 +79,11 @@ type ProcessStatus struct {
 // NewProcess returns a Process that does nothing until Run is called. Relative paths are relative to the current
 // folder of now.
 func NewProcess(o ProcessOptions) *Process {
-	if o.Binary == "" {
-		o.Binary = "haproxy"
-	}
+	o.Binary = cmp.Or(o.Binary, "haproxy")
 	if o.LogPath == "" {
 		o.LogPath = os.DevNull
 	}
-	for _, path := range []*string{&o.ConfigPath, &o.PidPath, &o.MasterSocket, &o.LogPath} {
+	for _, path := range []*string{&o.ConfigPath, &o.PidPath, &o.MasterSocket, &o.AdminSocket, &o.LogPath} {
 		// A daemon may change its folder, and finds itself again by the paths on its command line.
 		if abs, err := filepath.Abs(*path); err == nil && *path != "" {
 			*path = abs
@@ -88,6 +95,9 @@ func NewProcess(o ProcessOptions) *Process {
 // Started gets a value after HAProxy was started or adopted, and when it begins a reload, whoever asked for it: it is
 // time to look at its state again. Its capacity is one; what is not taken is merged.
 func (p *Process) Started() <-chan struct{} { return p.started }
+
+// MasterSocket is the absolute path of the master CLI's socket.
+func (p *Process) MasterSocket() string { return p.o.MasterSocket }
 
 // Pid is the pid of HAProxy's master, 0 when none is known to run.
 func (p *Process) Pid() int { return p.Status().Pid }
@@ -118,23 +128,19 @@ func (p *Process) Run(ctx context.Context) {
 	backoff := startLeast
 	for ctx.Err() == nil {
 		seen := lookAt(p.o.ConfigPath)
-		pid := p.find(ctx)
+		pid, err := p.find(ctx)
 		adopted := pid != 0
-		if !adopted {
-			var err error
-			if pid, err = p.start(ctx); err != nil {
-				if ctx.Err() != nil {
-					return
-				}
-				p.noteFailure(err)
-				wait := backoff/2 + rand.N(backoff/2)
-				backoff = min(backoff*2, startMost)
-				if errors.Is(err, fs.ErrNotExist) {
-					wait = startMost // its appearance ends the wait
-				}
-				p.awaitChange(ctx, seen, wait)
-				continue
+		if err == nil && !adopted {
+			pid, err = p.start(ctx)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return
 			}
+			p.noteFailure(err)
+			p.awaitChange(ctx, seen, backoff/2+rand.N(backoff/2))
+			backoff = min(backoff*2, startMost)
+			continue
 		}
 		began := time.Now()
 		p.noteRunning(pid, adopted, began)
@@ -142,7 +148,7 @@ func (p *Process) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.o.Log.WithField("pid", pid).Warn("HAProxy ended, starting it again")
+		p.o.Log.WithField("pid", pid).Warn("HAProxy ended")
 		p.setStatus(func(s *ProcessStatus) { s.Pid = 0; s.Deaths++ })
 		if time.Since(began) > startMost {
 			backoff = startLeast
@@ -160,11 +166,14 @@ func (p *Process) noteFailure(err error) {
 	if old == err.Error() {
 		return
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		p.o.Log.WithField("path", p.o.ConfigPath).Info("HAProxy waits for its file")
-		return
+	switch log := p.o.Log.WithFields(logrus.Fields{"err": err, "path": p.o.ConfigPath}); {
+	case errors.Is(err, errNoFile):
+		log.Info("HAProxy waits for its file")
+	case errors.Is(err, errOrphan):
+		log.Warn("HAProxy waits for the end of the former one")
+	default:
+		log.Error("HAProxy not started")
 	}
-	p.o.Log.WithError(err).Error("HAProxy not started")
 }
 
 func (p *Process) noteRunning(pid int, adopted bool, now time.Time) {
@@ -220,21 +229,62 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// find returns the pid of the HAProxy that runs from our files, 0 when there is none. What the files of a dead one
-// say does not count: a socket must answer, and the process of a pid file must be what we would have started.
-func (p *Process) find(ctx context.Context) int {
+// find returns the pid of the master that runs from our files, 0 when there is none. What the files of a dead one say
+// does not count: a socket must answer, and the process of a pid file must be what we would have started. It is an
+// error when another HAProxy has our admin socket: a second one would share its ports with it (SO_REUSEPORT).
+func (p *Process) find(ctx context.Context) (int, error) {
 	if m, err := p.master(ctx); err == nil {
-		return m.pid
+		return m.pid, nil
 	}
-	text, err := os.ReadFile(p.o.PidPath)
+	if text, err := os.ReadFile(p.o.PidPath); err == nil {
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && p.isOurs(pid) {
+			return pid, nil
+		}
+	}
+	worker := p.workerPid(ctx)
+	if worker == 0 {
+		return 0, nil
+	}
+	if pid := parent(worker); p.isOurs(pid) {
+		return pid, nil // someone removed the pid file and the master's socket
+	}
+	if p.isOurs(worker) {
+		return 0, fmt.Errorf("find HAProxy: %w", errOrphan)
+	}
+	return 0, fmt.Errorf("find HAProxy: process %d, which was not started from %s, answers on %s; stop it, or leave "+
+		"it to whoever runs it by giving haproxy.reload_command", worker, p.o.ConfigPath, p.o.AdminSocket)
+}
+
+// workerPid asks the admin socket which process answers on it, 0 when none does.
+func (p *Process) workerPid(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	reply, err := ask(ctx, p.o.AdminSocket, "show info")
 	if err != nil {
 		return 0
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || !p.isOurs(pid) {
+	for line := range strings.Lines(reply) {
+		if value, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, _ := strconv.Atoi(strings.TrimSpace(value))
+			return pid
+		}
+	}
+	return 0
+}
+
+// parent is the pid of a process's parent, 0 where that cannot be told.
+func parent(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
 		return 0
 	}
-	return pid
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
+			ppid, _ := strconv.Atoi(strings.TrimSpace(value))
+			return ppid
+		}
+	}
+	return 0
 }
 
 // isOurs tells whether pid is a living HAProxy started with our files. Pids are reused, so its command line decides,
@@ -258,8 +308,8 @@ func (p *Process) isOurs(pid int) bool {
 
 // start starts HAProxy and returns the master's pid. The error has HAProxy's own words.
 func (p *Process) start(ctx context.Context) (int, error) {
-	if _, err := os.Stat(p.o.ConfigPath); err != nil {
-		return 0, fmt.Errorf("start HAProxy: %w", err)
+	if _, err := os.Stat(p.o.ConfigPath); errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("start HAProxy: %w", errNoFile)
 	}
 	if err := p.check(ctx, p.o.ConfigPath); err != nil {
 		return 0, fmt.Errorf("start HAProxy: %w", err)
@@ -277,18 +327,20 @@ func (p *Process) start(ctx context.Context) (int, error) {
 	if p.o.MasterSocket != "" {
 		args = append(args, "-S", p.o.MasterSocket+",level,admin,mode,600")
 	}
-	cmd := exec.CommandContext(bounded, p.o.Binary, args...)
+	cmd := exec.CommandContext(bounded, findBinary(p.o.Binary), args...)
 	// A file and not a pipe: HAProxy keeps it for longer than we live.
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("start HAProxy: %w", withOutput(err, complaints(readFrom(p.o.LogPath, offset))))
 	}
+	settled, cancel := context.WithTimeout(bounded, settleTimeout)
+	defer cancel()
 	for {
-		if pid := p.find(bounded); pid != 0 {
+		if pid, err := p.find(settled); err == nil && pid != 0 {
 			return pid, nil
 		}
-		if !sleep(bounded, askEvery) {
+		if !sleep(settled, askEvery) {
 			return 0, fmt.Errorf("start HAProxy: it ended at once: %s", tail(readFrom(p.o.LogPath, offset)))
 		}
 	}
@@ -328,87 +380,57 @@ func readFrom(path string, offset int64) string {
 	return string(text)
 }
 
-// watch returns when the HAProxy with this pid is gone, or ctx is done. A connection held on the master CLI ends
-// within milliseconds of a death or the beginning of a reload (2.2 to 3.4); the regular look is for a HAProxy whose
-// socket someone removed.
+// watch returns when the HAProxy with this pid is gone, or ctx is done. The held master connection tells at once; the
+// regular look is for a HAProxy whose socket someone removed.
 func (p *Process) watch(ctx context.Context, pid int) {
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
 	for {
-		held := p.hold(ctx)
-		for waiting := true; waiting; {
-			select {
-			case <-ctx.Done():
-				held.release()
-				return
-			case <-held.ended:
-				waiting = false
-			case <-look.C:
-				waiting = held.conn != nil || p.isOurs(pid)
-			}
-		}
-		wasHeld := held.conn != nil
-		held.release()
-		if !p.alive(ctx, pid) {
+		sawMaster := p.hold(ctx, pid)
+		if ctx.Err() != nil || !p.alive(ctx, pid) {
 			return
 		}
-		if wasHeld {
+		if sawMaster {
 			p.signal()
 		}
 	}
 }
 
-// alive asks until the answer is certain: between the end of a held connection and the answer of a master that
-// re-executes itself are milliseconds in which only its pid speaks for it.
-func (p *Process) alive(ctx context.Context, pid int) bool {
-	m, err := p.master(ctx)
-	return (err == nil && m.pid == pid) || p.isOurs(pid)
-}
-
-// held is a connection to the master CLI on which nothing is said.
-type held struct {
-	conn  net.Conn      // nil: the master cannot be reached
-	ended chan struct{} // closed when the other end closed it; never without a connection
-}
-
-func (p *Process) hold(ctx context.Context) held {
-	h := held{ended: make(chan struct{})}
-	conn, err := p.dialMaster(ctx)
+// hold returns when the master ends its connections, or when it cannot be held and a look is due or shows that
+// HAProxy is gone. It returns whether it was held.
+func (p *Process) hold(ctx context.Context, pid int) bool {
+	m, err := DialMaster(ctx, p.o.MasterSocket)
 	if err != nil {
-		return h
+		sleep(ctx, lookEvery)
+		return false
 	}
-	// With a prompt the master keeps the connection for as long as it lives.
-	if _, err := conn.Write([]byte("prompt\n")); err != nil {
-		_ = conn.Close()
-		return h
+	defer m.Close()
+	// What happened before the connection was there is not told by it.
+	if !p.alive(ctx, pid) {
+		return true
 	}
-	h.conn = conn
-	go func() {
-		defer close(h.ended)
-		_, _ = io.Copy(io.Discard, conn)
-	}()
-	return h
+	return m.Wait(ctx) == nil
 }
 
-// release closes the connection and waits for its reader.
-func (h held) release() {
-	if h.conn != nil {
-		_ = h.conn.Close()
-		<-h.ended
+// alive tells whether the master is still this one. Between the end of a held connection and the first answer of a
+// master that executes itself anew are milliseconds in which only its pid speaks for it.
+func (p *Process) alive(ctx context.Context, pid int) bool {
+	if p.isOurs(pid) {
+		return true
 	}
+	m, err := p.master(ctx)
+	return err == nil && m.pid == pid
 }
 
-func (p *Process) dialMaster(ctx context.Context) (net.Conn, error) {
-	if p.o.MasterSocket == "" {
-		return nil, errors.New("no master socket")
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	if socket == "" {
+		return nil, errors.New("no socket is configured")
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", p.o.MasterSocket)
+	return d.DialContext(ctx, "unix", socket)
 }
 
-// ask sends one command to the master CLI and returns its whole reply, which ends when HAProxy closes.
-func (p *Process) ask(ctx context.Context, command string) (string, error) {
-	conn, err := p.dialMaster(ctx)
+// ask sends one command to a socket of HAProxy and returns the whole reply, which ends when HAProxy closes.
+func ask(ctx context.Context, socket, command string) (string, error) {
+	conn, err := dial(ctx, socket)
 	if err != nil {
 		return "", err
 	}
@@ -432,7 +454,7 @@ func (p *Process) ask(ctx context.Context, command string) (string, error) {
 func (p *Process) master(ctx context.Context) (masterState, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	reply, err := p.ask(ctx, "show proc")
+	reply, err := ask(ctx, p.o.MasterSocket, "show proc")
 	if err != nil {
 		return masterState{}, err
 	}
@@ -490,7 +512,11 @@ func (p *Process) Reload(ctx context.Context) error {
 	before, masterErr := p.master(ctx)
 	pid := before.pid
 	if masterErr != nil {
-		if pid = p.find(ctx); pid == 0 {
+		var err error
+		if pid, err = p.find(ctx); err != nil {
+			return fmt.Errorf("reload HAProxy: %w", err)
+		}
+		if pid == 0 {
 			return fmt.Errorf("reload HAProxy: %w", ErrNotRunning)
 		}
 	}
@@ -507,7 +533,7 @@ func (p *Process) Reload(ctx context.Context) error {
 
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	reply, err := p.ask(ctx, "reload")
+	reply, err := ask(ctx, p.o.MasterSocket, "reload")
 	switch {
 	case strings.HasPrefix(reply, "Success=1"): // 2.7+: the answer comes when the new worker serves
 		return nil

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -21,7 +22,8 @@ const otherReasons = "other"
 // ReloaderOptions say how a Reloader works.
 type ReloaderOptions struct {
 	// Reload does one reload: ReloadCommand's function or Process.Reload. It must come to an end by itself; its context
-	// has no end, since a reload that is half done is worse than a late stop.
+	// has no end, since a reload that is half done is worse than a late stop. With ErrNotRunning the request is
+	// forgotten: what starts later starts with the new configuration.
 	Reload func(context.Context) error
 
 	Interval time.Duration // least time between the end of a reload and the next one
@@ -113,35 +115,49 @@ func (r *Reloader) reload(ctx context.Context) (failed bool) {
 		return false // the reload that has just ended took them
 	}
 
-	log := r.o.Log.WithField("reason", strings.Join(reasons, "; "))
 	began := time.Now()
 	err := r.o.Reload(context.WithoutCancel(ctx))
-	log = log.WithField("duration", time.Since(began))
+	log := r.o.Log.WithFields(logrus.Fields{"reason": strings.Join(reasons, "; "), "duration": time.Since(began)})
+	said := r.record(reasons, err)
+	switch {
+	case err == nil:
+		log.Info("HAProxy reloaded")
+	case errors.Is(err, ErrNotRunning):
+		log.Debug("HAProxy is not running, it will start with the new configuration")
+		return false
+	case err.Error() != said: // a retry that ends alike is a counter
+		log.WithField("err", err).Error("HAProxy not reloaded, the old configuration stays in force; tried again after the interval")
+	}
+	return err != nil
+}
 
+// record notes how a reload went, and returns the error of the one before. Reasons that are not met are pending
+// again, in front of those that have come meanwhile.
+func (r *Reloader) record(reasons []string, err error) (said string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	again := r.status.Error // what was said last
+	said = r.status.Error
+	if errors.Is(err, ErrNotRunning) {
+		return said
+	}
 	r.status.Reasons, r.status.At, r.status.Error = reasons, time.Now(), ""
 	if err == nil {
 		r.status.Reloads++
 		for _, reason := range reasons {
 			r.count(reason)
 		}
-		log.Info("HAProxy reloaded")
-		return false
+		return said
 	}
 	r.status.Failures++
 	r.status.Error = err.Error()
+	again := slices.Clone(reasons)
 	for _, reason := range r.pending {
-		if !slices.Contains(reasons, reason) {
-			reasons = append(reasons, reason)
+		if !slices.Contains(again, reason) {
+			again = append(again, reason)
 		}
 	}
-	r.pending = slices.Clip(reasons)
-	if r.status.Error != again { // a retry that ends alike is a counter
-		log.WithError(err).Error("HAProxy not reloaded, the old configuration stays in force; tried again after the interval")
-	}
-	return true
+	r.pending = again
+	return said
 }
 
 // count counts a reload that worked; r.mu is held.

@@ -282,7 +282,7 @@ func rank(seed, name string) uint64 {
 func StaticOfText(cfg []byte) string {
 	h := sha256.New()
 	var line []byte
-	eachLine(cfg, func(kind, _ string, words []string) {
+	eachLine(cfg, func(kind, _, _ string, words []string) {
 		if isAgentServer(kind, words) || isMark(kind, words) {
 			return
 		}
@@ -313,7 +313,7 @@ func isAgentServer(kind string, words []string) bool {
 // the file has an entry.
 func ServersOfText(cfg []byte) State {
 	state := State{}
-	eachLine(cfg, func(kind, name string, words []string) {
+	eachLine(cfg, func(kind, name, text string, words []string) {
 		if kind != "backend" {
 			return
 		}
@@ -323,6 +323,8 @@ func ServersOfText(cfg []byte) State {
 		if !isAgentServer(kind, words) {
 			return
 		}
+		// By blanks alone: Options are words as they are written, with their quotes.
+		words = strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' })
 		if s, ok := serverOfWords(words); ok {
 			state[name] = append(state[name], s)
 		}
@@ -374,9 +376,9 @@ func parseAddr(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip, uint16(port)), err == nil
 }
 
-// eachLine calls f with the words of every line that has some, and the section that it is in: its kind ("backend")
-// and name. A section's own title line is part of it.
-func eachLine(cfg []byte, f func(kind, name string, words []string)) {
+// eachLine calls f with the text and the words of every line that has some, and the section that it is in: its kind
+// ("backend") and name. A section's own title line is part of it.
+func eachLine(cfg []byte, f func(kind, name, text string, words []string)) {
 	kind, name := "", ""
 	for line := range strings.SplitSeq(string(cfg), "\n") {
 		words := configWords(line)
@@ -389,7 +391,7 @@ func eachLine(cfg []byte, f func(kind, name string, words []string)) {
 				name = words[1]
 			}
 		}
-		f(kind, name, words)
+		f(kind, name, line, words)
 	}
 }
 
