@@ -33,7 +33,7 @@ type Instance struct {
 // Rejection is one registration left out, with the reason in words.
 type Rejection struct {
 	Node              string
-	Reason            string // a fixed word for the metric: undecodable, host, port, oversize, options, status, name
+	Reason            string // a fixed word for the metric: one of the Reason constants
 	Detail            string // one line for people; quoted, bounded in length
 	Session           int64
 	Created, Modified time.Time
@@ -46,7 +46,7 @@ type Snapshot struct {
 	Rejected  []Rejection // sorted by node
 	Missing   bool        // the path does not exist: known to be absent, not unknown
 	Version   uint64      // grows by one with each snapshot of a source
-	At        time.Time   // when the oldest of the reads behind it began
+	At        time.Time   // when the round of reads that made it began
 }
 
 // Source produces the snapshots of one service.
