@@ -1,0 +1,237 @@
+// Package cli is the command line: one file a command; flags, output and exit codes.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/myelin-sd/myelin/config"
+)
+
+// Exit codes. They are part of the interface.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2 // the command line or a configuration file is wrong
+	exitFindings = 3 // plan: there is something to do
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// app is what every command works with: the world, and the global flags.
+type app struct {
+	out, errs io.Writer
+	env       func(string) (string, bool)
+
+	configFile string
+	zookeeper  string
+	output     string
+	timeout    time.Duration
+	logLevel   string
+}
+
+// codeError carries an exit code other than 1.
+type codeError struct {
+	code int
+	err  error // nil: the command has said what there was to say
+}
+
+func (e *codeError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *codeError) Unwrap() error { return e.err }
+
+func usage(format string, args ...any) error {
+	return &codeError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// Main runs the command line and returns the exit code. Answers go to out, logs and errors to errs. SIGINT and
+// SIGTERM end a command in order; a second one ends the process at once.
+func Main(args []string, out, errs io.Writer) int {
+	ctx, stop := interruptible()
+	defer stop()
+	a := &app{out: out, errs: errs, env: os.LookupEnv}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	return a.exit(err)
+}
+
+func (a *app) exit(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	var problems config.Problems
+	var coded *codeError
+	switch {
+	case errors.As(err, &problems):
+		fmt.Fprintln(a.errs, problems.Error())
+		return exitUsage
+	case errors.As(err, &coded):
+		if coded.err != nil {
+			fmt.Fprintln(a.errs, "myelin:", coded.err)
+		}
+		return coded.code
+	}
+	fmt.Fprintln(a.errs, "myelin:", err)
+	return exitFailed
+}
+
+// interruptible returns a context that ends with the first SIGINT or SIGTERM. The second one ends the process: an
+// operator who asks twice does not want to wait.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case <-signals:
+			os.Exit(exitFailed)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "myelin",
+		Short:         "Keeps a local HAProxy in step with ZooKeeper, and healthy services in ZooKeeper",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetOut(a.out)
+	root.SetErr(a.errs)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage("%w; see %s --help", err, c.CommandPath())
+	})
+	f := root.PersistentFlags()
+	f.StringVarP(&a.configFile, "config", "c", "", "configuration `FILE` (JSON or TOML)")
+	f.StringVar(&a.zookeeper, "zookeeper", "", "ZooKeeper `HOSTS`, \"zk1:2181,zk2:2181/chroot\" (MYELIN_ZOOKEEPER)")
+	f.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the answer: table, wide or json")
+	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long a question may take")
+	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default: the file's, else info)")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.output != "table" && a.output != "wide" && a.output != "json" {
+			return usage("output %q: write table, wide or json", a.output)
+		}
+		if _, err := a.level(""); err != nil {
+			return err
+		}
+		if a.zookeeper == "" {
+			a.zookeeper, _ = a.env("MYELIN_ZOOKEEPER")
+		}
+		return nil
+	}
+	for _, c := range []*cobra.Command{
+		a.agentCommand(), a.registrarCommand(), a.checkCommand(), a.renderCommand(), a.planCommand(),
+		a.servicesCommand(), a.instancesCommand(), a.watchCommand(), a.statusCommand(), a.versionCommand(),
+	} {
+		if c.Args != nil {
+			c.Args = usageArgs(c.Args)
+		}
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// usageArgs makes a wrong number of arguments a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usage("%w; see %s --help", err, c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// level is the log level in force: the flag's, else the file's, else info. DEBUG in the environment is Nerve's and
+// Synapse's way to ask for more.
+func (a *app) level(fromFile string) (logrus.Level, error) {
+	name := a.logLevel
+	if name == "" {
+		name = fromFile
+	}
+	if name == "" {
+		if _, debug := a.env("DEBUG"); debug {
+			return logrus.DebugLevel, nil
+		}
+		return logrus.InfoLevel, nil
+	}
+	level, err := logrus.ParseLevel(strings.ToLower(name))
+	if err != nil {
+		return 0, usage("log level %q: write debug, info, warn or error", name)
+	}
+	return level, nil
+}
+
+// logger makes the process's logger.
+func (a *app) logger(c config.Log) (*logrus.Logger, error) {
+	level, err := a.level(c.Level)
+	if err != nil {
+		return nil, err
+	}
+	log := logrus.New()
+	log.SetOutput(a.errs)
+	log.SetLevel(level)
+	if c.Format == "json" {
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	} else {
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: "2006-01-02T15:04:05.000Z07:00"})
+	}
+	return log, nil
+}
+
+func (a *app) options(strict bool) config.Options {
+	return config.Options{LookupEnv: a.env, Strict: strict}
+}
+
+// file returns the configuration file's path: the flag's, else the first of the named variables that is set.
+func (a *app) file(variables ...string) (string, error) {
+	if a.configFile != "" {
+		return a.configFile, nil
+	}
+	for _, v := range variables {
+		if p, ok := a.env(v); ok && p != "" {
+			return p, nil
+		}
+	}
+	return "", usage("which file? give it with -c FILE")
+}
+
+// warn prints a file's warnings.
+func (a *app) warn(log logrus.FieldLogger, problems config.Problems) {
+	for _, p := range problems {
+		if p.Warning {
+			log.Warn(p.String())
+		}
+	}
+}

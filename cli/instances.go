@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+)
+
+func (a *app) instancesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "instances SERVICE|PATH",
+		Short: "List a service's instances as they stand in ZooKeeper, rejected ones with the reason",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.registry()
+			if err != nil {
+				return err
+			}
+			path, zk := r.path(args[0])
+			return a.ask(c.Context(), zk, func(ctx context.Context, s *zookeeper.Session) error {
+				infos, err := snapshot(ctx, s, args[0], path)
+				if err != nil {
+					return err
+				}
+				return a.printInstances(infos)
+			})
+		},
+	}
+}
+
+func (a *app) printInstances(infos []nodeInfo) error {
+	if a.output == "json" {
+		return printJSON(a.out, infos)
+	}
+	now := time.Now()
+	columns := []string{"ADDRESS", "NAME", "WEIGHT", "ZONE", "AGE", "SESSION", "LABELS", "STATE"}
+	if a.output == "wide" {
+		columns = append(columns, "NODE", "OPTIONS")
+	}
+	t := newTable(a.out, columns...)
+	for _, i := range infos {
+		address, weight, state := "-", "-", i.State
+		if i.State == "ok" {
+			address = fmt.Sprintf("%s:%d", i.Host, i.Port)
+			if strings.Contains(i.Host, ":") {
+				address = fmt.Sprintf("[%s]:%d", i.Host, i.Port)
+			}
+		} else {
+			state += ": " + i.Reason
+		}
+		if i.Weight != nil {
+			weight = fmt.Sprint(*i.Weight)
+		}
+		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, labels(i.Labels), state}
+		if a.output == "wide" {
+			cells = append(cells, i.Node, strings.Join(i.options, " "))
+		} else if i.State != "ok" {
+			cells[1] = i.Node
+		}
+		t.row(cells...)
+	}
+	t.flush()
+	return nil
+}
+
+func zone(l map[string]any) string {
+	if z, ok := l["zone"]; ok {
+		return fmt.Sprint(z)
+	}
+	return ""
+}
+
+func labels(l map[string]any) string {
+	var words []string
+	for _, k := range slices.Sorted(maps.Keys(l)) {
+		words = append(words, fmt.Sprintf("%s=%v", k, l[k]))
+	}
+	return strings.Join(words, ",")
+}

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+)
+
+// registry is what the question commands read from: an ensemble, and the services of the file, if one was given.
+type registry struct {
+	zk       config.ZooKeeper
+	services []config.Service
+}
+
+// registry finds out where to ask: --zookeeper and MYELIN_ZOOKEEPER go before the file.
+func (a *app) registry() (registry, error) {
+	var r registry
+	if a.configFile != "" {
+		kind, err := config.Detect(a.configFile, a.options(false))
+		if err != nil {
+			return r, err
+		}
+		if kind == config.KindRegistrar {
+			c, _, err := config.LoadRegistrar(a.configFile, a.options(false))
+			if err != nil {
+				return r, err
+			}
+			r.zk = c.ZooKeeper
+			for _, s := range c.Services {
+				if len(r.zk.Hosts) == 0 {
+					r.zk = s.ZooKeeper
+				}
+				r.services = append(r.services, config.Service{Name: s.Name,
+					Discovery: config.Discovery{Method: "zookeeper", Path: s.ZKPath, ZooKeeper: s.ZooKeeper}})
+			}
+		} else {
+			c, _, err := config.LoadAgent(a.configFile, a.options(false))
+			if err != nil {
+				return r, err
+			}
+			r.zk, r.services = c.ZooKeeper, c.Services
+		}
+	}
+	if a.zookeeper != "" {
+		hosts, chroot, err := config.ParseHosts(a.zookeeper)
+		if err != nil {
+			return r, usage("--zookeeper %q: %w", a.zookeeper, err)
+		}
+		r.zk = config.ZooKeeper{Hosts: hosts, Chroot: chroot}
+		for i := range r.services {
+			r.services[i].Discovery.ZooKeeper = r.zk
+		}
+	}
+	return r, nil
+}
+
+// path turns a service's name or an absolute path into a path and the ensemble it lies in.
+func (r registry) path(name string) (string, config.ZooKeeper) {
+	if strings.HasPrefix(name, "/") {
+		return name, r.zk
+	}
+	for _, s := range r.services {
+		if s.Name == name && s.Discovery.Path != "" {
+			return s.Discovery.Path, s.Discovery.ZooKeeper
+		}
+	}
+	return "/services/" + name, r.zk
+}
+
+// sessionTimeout of questions: short, so that an answer "cannot be reached" does not take long.
+const sessionTimeout = 10 * time.Second
+
+// open starts a session. The caller closes it.
+func (a *app) open(zk config.ZooKeeper, log logrus.FieldLogger) (*zookeeper.Session, error) {
+	if len(zk.Hosts) == 0 {
+		return nil, usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
+	}
+	timeout := zk.SessionTimeout
+	if timeout == 0 {
+		timeout = sessionTimeout
+	}
+	return zookeeper.New(zookeeper.Options{Hosts: zk.Hosts, Chroot: zk.Chroot, SessionTimeout: timeout, Log: log}), nil
+}
+
+// ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
+func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(context.Context, *zookeeper.Session) error) error {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if a.logLevel != "" {
+		var err error
+		if log, err = a.logger(config.Log{}); err != nil {
+			return err
+		}
+	}
+	s, err := a.open(zk, log)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	err = question(ctx, s)
+	if err != nil && ctx.Err() != nil {
+		why := s.Status().Error
+		if why == "" {
+			why = "no answer"
+		}
+		return fmt.Errorf("ask ZooKeeper at %s: %s within %s; check the address and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), why, a.timeout)
+	}
+	return err
+}
+
+// nodeInfo is one registration as instances shows it. The JSON names are part of the interface.
+type nodeInfo struct {
+	Service  string         `json:"service"`
+	Node     string         `json:"node"`
+	Host     string         `json:"host,omitempty"`
+	Port     uint16         `json:"port,omitempty"`
+	Name     string         `json:"name"`
+	Weight   *int           `json:"weight"`
+	Labels   map[string]any `json:"labels"`
+	Session  string         `json:"session"`
+	Created  time.Time      `json:"created"`
+	Modified time.Time      `json:"modified"`
+	State    string         `json:"state"` // ok or rejected
+	Reason   string         `json:"reason,omitempty"`
+
+	options []string
+}
+
+// snapshot reads one path and decodes what lies in it.
+func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) ([]nodeInfo, error) {
+	snap, err := s.Snapshot(ctx, service, path)
+	if err != nil {
+		return nil, err
+	}
+	if snap.Missing {
+		return nil, fmt.Errorf("there is no %s in ZooKeeper; \"myelin services\" lists what there is", path)
+	}
+	infos := make([]nodeInfo, 0, len(snap.Instances)+len(snap.Rejected))
+	for _, in := range snap.Instances {
+		infos = append(infos, instanceInfo(service, in))
+	}
+	for _, r := range snap.Rejected {
+		infos = append(infos, nodeInfo{
+			Service: service, Node: r.Node, Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
+			State: "rejected", Reason: r.Reason + ": " + r.Detail,
+		})
+	}
+	return infos, nil
+}
+
+func instanceInfo(service string, in discovery.Instance) nodeInfo {
+	return nodeInfo{
+		Service: service, Node: in.Node, Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name,
+		Weight: in.Weight, Labels: in.Labels, Session: sessionID(in.Session), Created: in.Created,
+		Modified: in.Modified, State: "ok", options: in.ServerOptions,
+	}
+}
+
+// sessionID writes a session as ZooKeeper's own tools do; empty for a node that is not ephemeral.
+func sessionID(id int64) string {
+	if id == 0 {
+		return ""
+	}
+	return fmt.Sprintf("0x%x", uint64(id))
+}

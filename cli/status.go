@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/myelin-sd/myelin/agent"
+	"github.com/myelin-sd/myelin/config"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var address string
+	c := &cobra.Command{
+		Use:   "status [-c FILE]",
+		Short: "Show the local agent: services, holds, ZooKeeper, HAProxy",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if address == "" {
+				address = config.DefaultAdminListen
+				if a.configFile != "" {
+					cfg, _, err := config.LoadAgent(a.configFile, a.options(false))
+					if err != nil {
+						return err
+					}
+					if cfg.Admin.Listen == "" {
+						return fmt.Errorf("%s: admin.listen is off, so the agent cannot be asked", a.configFile)
+					}
+					address = cfg.Admin.Listen
+				}
+			}
+			return a.status(c.Context(), address)
+		},
+	}
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	return c
+}
+
+func (a *app) status(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", nil)
+	if err != nil {
+		return usage("address %q: %w", address, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the agent at %s: %w; is it running?", address, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("ask the agent at %s: %w", address, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the agent at %s: %s; is it a myelin agent?", address, resp.Status)
+	}
+	if a.output == "json" {
+		_, err := a.out.Write(body)
+		return err
+	}
+	var st agent.Status
+	if err := json.Unmarshal(body, &st); err != nil {
+		return fmt.Errorf("read the agent's answer: %w", err)
+	}
+	a.printStatus(st)
+	return nil
+}
+
+func (a *app) printStatus(st agent.Status) {
+	now := time.Now()
+	state := "ready"
+	if !st.Ready {
+		state = "not ready"
+	}
+	fmt.Fprintf(a.out, "agent %s, %s, up %s, configuration %s\n", st.Version, state, age(now, st.Started), st.Config)
+	for _, w := range st.Waiting {
+		fmt.Fprintln(a.out, "  waiting:", w)
+	}
+	for _, z := range st.ZooKeeper {
+		if z.Connected {
+			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout)
+		} else {
+			fmt.Fprintf(a.out, "zookeeper %s: NOT CONNECTED for %s, what was known stays in force: %s\n", z.Ensemble, age(now, z.Since), z.Error)
+		}
+	}
+	for _, h := range st.HAProxy {
+		if h.Connected {
+			fmt.Fprintf(a.out, "haproxy %s: version %s, pid %d, answers for %s\n", h.Socket, h.Version, h.Pid, age(now, h.Since))
+		} else {
+			fmt.Fprintf(a.out, "haproxy %s: NO ANSWER for %s: %s\n", h.Socket, age(now, h.Since), h.Error)
+		}
+		for _, f := range h.Failed {
+			fmt.Fprintln(a.out, "  refused:", f)
+		}
+		for backend, why := range h.Unfit {
+			fmt.Fprintf(a.out, "  backend %s needs reloads: %s\n", backend, why)
+		}
+	}
+	if st.File.Error != "" {
+		fmt.Fprintf(a.out, "file %s: NOT WRITTEN: %s\n", st.File.Path, st.File.Error)
+	}
+	if st.File.Pending != "" {
+		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
+	}
+	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "READ", "NOTE")
+	for _, s := range st.Services {
+		ready := "-"
+		if len(st.HAProxy) > 0 {
+			if n, ok := st.HAProxy[0].Backends[s.Backend]; ok {
+				ready = fmt.Sprint(n.Ready)
+			}
+		}
+		read, note := "never", ""
+		if !s.ReadAt.IsZero() {
+			read = age(now, s.ReadAt) + " ago"
+		}
+		switch {
+		case s.Held != "" && s.HeldFrom != nil:
+			note = fmt.Sprintf("the last good set stays for %s: %s", age(now, *s.HeldFrom), s.Held)
+		case !s.Known:
+			note = "nothing heard yet; HAProxy keeps what it has"
+		}
+		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), read, note)
+	}
+	t.flush()
+	if a.output == "wide" {
+		for _, s := range st.Services {
+			for _, r := range s.Rejected {
+				fmt.Fprintf(a.out, "rejected in %s: %s: %s: %s\n", s.Service, r.Node, r.Reason, r.Detail)
+			}
+		}
+	}
+}
