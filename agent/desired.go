@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// backend is a service as HAProxy is to have it, before its servers are looked at: what a server line of it needs.
+type backend struct {
+	name    string   // HAProxy's section
+	options []string // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
+	cookies bool     // a cookie directive is in force, so that servers need their cookie
+	hash    bool     // cookie_value_method = "hash"
+	weights bool     // weights of the registry are used
+	foreign []string // names of servers written by hand into the backend
+
+	lines, defaultsLines []string // they decide what can be done at run time
+}
+
+// newBackend gathers what the configuration says about a service's servers.
+func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Service) backend {
+	defaults, lines := f.DefaultsLines(), s.BackendLines()
+	return backend{
+		name:    s.SectionName(),
+		options: append(haproxy.DefaultServerWords(defaults, lines), splitWords(cs.HAProxy.ServerOptions)...),
+		cookies: !modeTCP(lines) && hasCookie(defaults, lines),
+		hash:    cs.HAProxy.CookieValueHash,
+		weights: c.HAProxy.UseNerveWeights,
+		foreign: handWritten(lines),
+		lines:   lines, defaultsLines: defaults,
+	}
+}
+
+// resolve turns a host name into an address; ok is false while the name is unknown.
+type resolve func(host, server string) (ip netip.Addr, ok bool)
+
+// refused is an instance that cannot become a server, with the reason.
+type refused struct {
+	Instance discovery.Instance
+	Reason   string
+}
+
+// servers turns the active instances into the backend's servers: a pure function of its arguments. Instances that
+// cannot be expressed are returned with the reason; one bad registration costs only itself.
+func (b backend) servers(active []discovery.Instance, lookup resolve) ([]haproxy.Server, []refused) {
+	out := make([]haproxy.Server, 0, len(active))
+	var bad []refused
+	names := make(map[string]bool, len(active))
+	for _, in := range active {
+		s, why := b.server(in, lookup)
+		switch {
+		case why != "":
+			bad = append(bad, refused{in, why})
+		case names[s.Name]:
+			bad = append(bad, refused{in, "another registration has the same server name " + s.Name})
+		default:
+			names[s.Name] = true
+			out = append(out, s)
+		}
+	}
+	haproxy.AssignIDs(out)
+	return out, bad
+}
+
+func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, string) {
+	host, port := in.Endpoint.Host(), in.Endpoint.Port()
+	s := haproxy.Server{Name: haproxy.ServerName(in.Name, host, port), Weight: 1, ID: in.ServerID}
+
+	ip, isIP := in.Endpoint.IP()
+	if !isIP {
+		var ok bool
+		if ip, ok = lookup(host, s.Name); !ok {
+			return s, "the name " + host + " does not resolve"
+		}
+	}
+	s.Addr = netip.AddrPortFrom(ip, port)
+
+	allowed, dropped := haproxy.RegistryOptions(in.ServerOptions)
+	if len(dropped) > 0 {
+		return s, "haproxy_server_options: " + strings.Join(dropped, " ") + " is not allowed from the registry"
+	}
+	o := readOptions(append(expand(b.options, s.Name, host, port), allowed...))
+	s.Options = o.words
+	if o.weight != nil {
+		s.Weight = *o.weight
+	}
+	if b.weights && in.Weight != nil {
+		s.Weight = *in.Weight
+	}
+	s.Weight = min(max(s.Weight, 0), 256)
+	if o.id != 0 {
+		s.ID = o.id
+	}
+	if o.disabled {
+		s.Admin = haproxy.Maint
+	}
+	if b.cookies {
+		if s.Cookie = o.cookie; s.Cookie == "" {
+			s.Cookie = s.Name
+			if b.hash {
+				sum := sha1.Sum([]byte(s.Name))
+				s.Cookie = hex.EncodeToString(sum[:])
+			}
+		}
+	}
+	return s, ""
+}
+
+// options are a server's option words with those that Myelin sets by other means taken out.
+type options struct {
+	words    []string
+	weight   *int
+	id       int
+	cookie   string
+	disabled bool
+}
+
+// addressless are words that only concern names in server lines (argument count by word). Servers get addresses,
+// and "add server" refuses the words (haproxy-runtime facts, 1.4).
+var addressless = map[string]int{"resolvers": 1, "resolve-prefer": 1, "resolve-net": 1, "resolve-opts": 1, "init-addr": 1}
+
+// readOptions splits option words. A later weight, id or cookie wins, as the last word does in a server line.
+func readOptions(words []string) options {
+	var o options
+	for i := 0; i < len(words); i++ {
+		w := words[i]
+		arg := ""
+		if i+1 < len(words) {
+			arg = words[i+1]
+		}
+		switch {
+		case w == "weight" && arg != "":
+			if n, err := strconv.Atoi(arg); err == nil {
+				o.weight = &n
+			}
+			i++
+		case w == "id" && arg != "":
+			if n, err := strconv.Atoi(arg); err == nil && n > 0 {
+				o.id = n
+			}
+			i++
+		case w == "cookie" && arg != "":
+			o.cookie = arg
+			i++
+		case w == "disabled":
+			o.disabled = true
+		case w == "enabled":
+			o.disabled = false
+		case addressless[w] > 0:
+			i += addressless[w]
+		default:
+			o.words = append(o.words, w)
+		}
+	}
+	return o
+}
+
+// expand fills Synapse's %{host}, %{port} and %{name} in; "%%" is a literal per cent sign.
+func expand(words []string, name, host string, port uint16) []string {
+	r := strings.NewReplacer("%%", "%", "%{host}", host, "%{port}", strconv.Itoa(int(port)), "%{name}", name)
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = w
+		if strings.Contains(w, "%") {
+			out[i] = r.Replace(w)
+		}
+	}
+	return out
+}
+
+func splitWords(s string) []string { return strings.Fields(s) }
+
+// modeTCP: Synapse writes no cookies into a backend whose lines say "mode tcp".
+func modeTCP(lines []string) bool {
+	return slices.ContainsFunc(lines, func(l string) bool { return slices.Equal(strings.Fields(l), []string{"mode", "tcp"}) })
+}
+
+// hasCookie tells whether a cookie directive is in force. Without one the cookie of a server line is inert, and
+// "add server" before HAProxy 3.0 refuses the word, so it is left out.
+func hasCookie(groups ...[]string) bool {
+	for _, lines := range groups {
+		for _, l := range lines {
+			if f := strings.Fields(l); len(f) > 1 && f[0] == "cookie" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// handWritten are the names of servers that the configuration's own lines put into a backend.
+func handWritten(lines []string) []string {
+	var names []string
+	for _, l := range lines {
+		if f := strings.Fields(l); len(f) > 2 && f[0] == "server" {
+			names = append(names, f[1])
+		}
+	}
+	return names
+}
+
+// fileOf is the configuration as HAProxy's file, without the servers.
+func fileOf(c *config.Agent) haproxy.File {
+	h := c.HAProxy
+	f := haproxy.File{
+		Global: h.Global, Defaults: h.Defaults,
+		SharedFrontend: h.SharedFrontend, Seed: h.ServerOrderSeed,
+	}
+	if h.DoSocket && len(h.SocketFilePaths) > 0 {
+		f.AdminSocket = h.SocketFilePaths[0]
+	}
+	for _, s := range h.ExtraSections {
+		f.Extra = append(f.Extra, haproxy.Section{Title: s.Title, Lines: s.Lines})
+	}
+	for _, s := range c.Services {
+		f.Services = append(f.Services, serviceOf(h, s))
+	}
+	return f
+}
+
+func serviceOf(h config.HAProxy, s config.Service) haproxy.Service {
+	sh := s.HAProxy
+	out := haproxy.Service{
+		Name: s.Name, BackendName: sh.BackendName, Disabled: sh.Disabled,
+		BindOptions: sh.BindOptions, Frontend: sh.Frontend, Backend: sh.Backend, Listen: sh.Listen,
+		SharedFrontend: sh.SharedFrontend, Order: sh.BackendOrder,
+	}
+	address := sh.BindAddress
+	if address == "" {
+		address = h.BindAddress
+	}
+	switch {
+	case sh.BindOnly:
+		out.HasFrontend, out.Bind = true, address
+	case sh.PortSet:
+		out.HasFrontend, out.Bind = true, bind(address, sh.Port)
+	}
+	return out
+}
+
+// bind writes HAProxy's "address:port"; an IPv6 address gets brackets.
+func bind(address string, port uint16) string {
+	if ip, err := netip.ParseAddr(address); err == nil && ip.Is6() {
+		return netip.AddrPortFrom(ip, port).String()
+	}
+	return address + ":" + strconv.Itoa(int(port))
+}

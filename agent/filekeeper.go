@@ -1,0 +1,263 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+const (
+	// writeGap is the least time between two writes of the file. The first change after quiet is written at once;
+	// the socket, which carries the traffic's fate, never waits for the disk.
+	writeGap       = 250 * time.Millisecond
+	writeRetry     = 5 * time.Second
+	commandTimeout = time.Minute // check_command and reload_command
+)
+
+// filekeeper keeps haproxy.cfg in step with what is wanted, so that a restart or reload by anyone loses nothing, and
+// asks for the reloads that only a changed static part needs.
+type filekeeper struct {
+	path     string
+	wanted   func() *wanted
+	wake     <-chan struct{} // capacity one: wanted changed
+	log      logrus.FieldLogger
+	writes   bool // do_writes
+	reloads  bool // do_reloads
+	sockets  bool // do_socket: off means that only reloads carry membership
+	plain    *haproxy.Writer
+	checked  *haproxy.Writer
+	reloader *haproxy.Reloader // nil: nobody can reload
+	process  *haproxy.Process  // nil: somebody else runs HAProxy
+	metrics  *Metrics
+
+	mu         sync.Mutex
+	original   []byte // as found at the start
+	onDisk     haproxy.State
+	diskStatic string            // digest of the static part on disk; empty: no file
+	running    map[string]string // digest each HAProxy was started with, by socket
+	asked      map[string]bool   // digests that a reload was asked for
+	err        string
+	wrote      time.Time
+	unmet      string // a reload that is needed and that nobody does
+}
+
+// fileStatus is the file's part of a Status.
+type fileStatus struct {
+	Path    string                `json:"path,omitempty"`
+	Written time.Time             `json:"written,omitzero"`
+	Error   string                `json:"error,omitempty"`
+	Pending string                `json:"pending,omitempty"` // the reason of a reload that is due
+	Reload  *haproxy.ReloadStatus `json:"reload,omitempty"`
+}
+
+func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, original []byte, o Options) *filekeeper {
+	h := c.HAProxy
+	log := o.Log.WithField("component", "haproxy")
+	k := &filekeeper{
+		path: h.ConfigFilePath, wanted: w, wake: wake, log: log, metrics: o.Metrics,
+		writes: h.DoWrites && h.ConfigFilePath != "", reloads: h.DoReloads, sockets: h.DoSocket,
+		original: original, onDisk: haproxy.ServersOfText(original),
+		running: map[string]string{}, asked: map[string]bool{},
+	}
+	if len(original) > 0 {
+		k.diskStatic = haproxy.StaticOfText(original)
+	}
+	var check haproxy.Check
+	switch {
+	case h.DoChecks && h.CheckCommand != "":
+		check = haproxy.CheckCommand(h.CheckCommand, commandTimeout)
+	case h.Run:
+		check = haproxy.CheckWith(h.Binary, commandTimeout)
+	}
+	k.plain = haproxy.NewWriter(h.ConfigFilePath, h.CandidateConfigFilePath, nil)
+	k.checked = haproxy.NewWriter(h.ConfigFilePath, h.CandidateConfigFilePath, check)
+	if h.DoChecks {
+		k.plain = k.checked // the operator wants every file checked, not only a changed static part
+	}
+
+	var reload func(context.Context) error
+	if h.Run {
+		k.process = haproxy.NewProcess(processOptions(c, log))
+		reload = k.process.Reload
+	} else if h.ReloadCommand != "" {
+		reload = haproxy.ReloadCommand(h.ReloadCommand, commandTimeout)
+	}
+	if k.reloads = k.reloads && reload != nil; k.reloads {
+		k.reloader = haproxy.NewReloader(haproxy.ReloaderOptions{
+			Reload: reload, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
+		})
+	}
+	return k
+}
+
+// processOptions places HAProxy's own files beside its configuration.
+func processOptions(c *config.Agent, log logrus.FieldLogger) haproxy.ProcessOptions {
+	dir := filepath.Dir(c.HAProxy.ConfigFilePath)
+	return haproxy.ProcessOptions{
+		Binary: c.HAProxy.Binary, ConfigPath: c.HAProxy.ConfigFilePath,
+		PidPath: filepath.Join(dir, "haproxy.pid"), MasterSocket: filepath.Join(dir, "haproxy-master.sock"),
+		AdminSocket: c.HAProxy.SocketFilePaths[0], LogPath: filepath.Join(dir, "haproxy.log"), Log: log,
+	}
+}
+
+// first writes the file before anything else runs.
+func (k *filekeeper) first(ctx context.Context) { k.write(ctx) }
+
+// run writes the file and has HAProxy reloaded as needed, until ctx is done.
+func (k *filekeeper) run(ctx context.Context) {
+	var reloading sync.WaitGroup
+	defer reloading.Wait()
+	if k.reloader != nil {
+		reloading.Go(func() { k.reloader.Run(ctx) })
+	}
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+		if !k.write(ctx) {
+			pause.Reset(writeRetry)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+			pause.Reset(max(0, time.Until(k.lastWrite().Add(writeGap))))
+		}
+	}
+}
+
+func (k *filekeeper) lastWrite() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.wrote
+}
+
+// write brings the file up to date. A file that cannot be written, or that HAProxy refuses, leaves the old one in
+// force: it is said once, shown in the status, and tried again.
+func (k *filekeeper) write(ctx context.Context) bool {
+	if !k.writes {
+		return true
+	}
+	w := k.wanted()
+	servers := w.forFile()
+	k.mu.Lock()
+	writer := k.plain
+	if k.diskStatic != w.static {
+		writer = k.checked
+	}
+	k.mu.Unlock()
+
+	changed, err := writer.Write(ctx, w.file.Render(servers))
+	if ctx.Err() != nil {
+		return false
+	}
+	k.mu.Lock()
+	before := k.err
+	k.err = ""
+	if err != nil {
+		k.err = err.Error()
+	} else {
+		k.onDisk, k.diskStatic = servers, w.static
+		if changed {
+			k.wrote = time.Now()
+		}
+	}
+	k.mu.Unlock()
+	switch {
+	case err != nil && before != err.Error():
+		k.log.WithField("err", err).Error("haproxy.cfg is not written; servers still change through the socket")
+	case err == nil && before != "":
+		k.log.WithField("path", k.path).Info("haproxy.cfg is written again")
+	}
+	if err != nil {
+		return false
+	}
+	if changed && !k.sockets {
+		k.request("servers changed and do_socket is off")
+	}
+	k.compare()
+	return true
+}
+
+// processLoaded tells with which static part the HAProxy at a socket was started. One without the mark was started
+// from the file as it was found.
+func (k *filekeeper) processLoaded(socket, static string, found bool) {
+	k.mu.Lock()
+	switch {
+	case found:
+		k.running[socket] = static
+	case k.running[socket] == "":
+		k.running[socket] = haproxy.StaticOfText(k.original)
+	default:
+		k.running[socket] = k.diskStatic
+	}
+	k.mu.Unlock()
+	k.compare()
+}
+
+// compare asks for a reload where a HAProxy runs with another static part than the file has. It asks once for each
+// static part: a HAProxy that comes back without it reads another file, and more reloads would not change that.
+func (k *filekeeper) compare() {
+	k.mu.Lock()
+	want, wrong, ask := k.wanted().static, "", false
+	for socket, static := range k.running {
+		if static != want && k.diskStatic == want {
+			wrong = socket
+		}
+	}
+	if wrong != "" {
+		ask = !k.asked[want]
+		k.asked[want] = true
+	}
+	k.unmet = ""
+	if wrong != "" && (!k.reloads || !ask) {
+		k.unmet = "HAProxy at " + wrong + " runs with another configuration than " + k.path
+	}
+	k.mu.Unlock()
+	if ask {
+		k.request("the static part of the configuration changed")
+	}
+}
+
+// needReload asks for a reload that membership alone made necessary.
+func (k *filekeeper) needReload(reason string) { k.request(reason) }
+
+func (k *filekeeper) request(reason string) {
+	if k.reloader == nil {
+		return
+	}
+	k.reloader.Request(reason)
+}
+
+// servers are those of the file as it is on disk.
+func (k *filekeeper) servers() haproxy.State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.onDisk
+}
+
+func (k *filekeeper) status() fileStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := fileStatus{Path: k.path, Written: k.wrote, Error: k.err, Pending: k.unmet}
+	if k.reloader != nil {
+		r := k.reloader.Status()
+		s.Reload = &r
+		if len(r.Pending) > 0 {
+			s.Pending = strings.Join(r.Pending, "; ")
+		}
+	}
+	return s
+}

@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// Metrics are the agent's numbers. Those that describe the present are read from the agent when they are asked for,
+// so that a label value is gone with its service.
+type Metrics struct {
+	commands    *prometheus.CounterVec
+	command     prometheus.Histogram
+	reloads     *prometheus.CounterVec
+	rounds      *prometheus.CounterVec
+	seconds     prometheus.Histogram
+	propagation prometheus.Histogram
+}
+
+// NewMetrics registers the agent's metrics.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "myelin_haproxy_commands_total", Help: "Changes sent to HAProxy's admin socket, by kind and result."},
+			[]string{"op", "result"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "myelin_haproxy_reloads_total", Help: "Reloads of HAProxy that Myelin asked for, by kind of reason."},
+			[]string{"reason"}),
+		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "myelin_reconcile_rounds_total", Help: "Rounds of reading HAProxy's state, comparing and applying, by result."},
+			[]string{"result"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "myelin_reconcile_seconds", Help: "Length of a round.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}),
+		propagation: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "myelin_propagation_seconds", Help: "From the registry's event to HAProxy's confirmation.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
+	}
+	reg.MustRegister(m.commands, m.reloads, m.rounds, m.seconds, m.propagation)
+	return m
+}
+
+func (m *Metrics) round(took time.Duration, results []haproxy.Result) {
+	result := "ok"
+	for _, r := range results {
+		res := "ok"
+		switch {
+		case errors.Is(r.Err, haproxy.ErrBusy):
+			res = "busy"
+		case r.Err != nil:
+			res, result = "error", "refused"
+		}
+		m.commands.WithLabelValues(r.Step.Op.String(), res).Inc()
+	}
+	m.rounds.WithLabelValues(result).Inc()
+	m.seconds.Observe(took.Seconds())
+}
+
+func (m *Metrics) propagated(d time.Duration) { m.propagation.Observe(d.Seconds()) }
+
+// collector reads the present from the agent's published state.
+type collector struct {
+	status func() Status
+	stats  func() map[string]zookeeper.Stats
+}
+
+var (
+	descConnected = prometheus.NewDesc("myelin_zookeeper_connected", "1 while a session with the ensemble is up.", []string{"ensemble"}, nil)
+	descReads     = prometheus.NewDesc("myelin_zookeeper_reads_total", "Requests that read from ZooKeeper.", []string{"ensemble"}, nil)
+	descBytes     = prometheus.NewDesc("myelin_zookeeper_read_bytes_total", "Bytes of node data and child names read.", []string{"ensemble"}, nil)
+	descSessions  = prometheus.NewDesc("myelin_zookeeper_sessions_total", "Sessions that were opened.", []string{"ensemble"}, nil)
+	descDiffs     = prometheus.NewDesc("myelin_zookeeper_antientropy_differences_total", "Changes that no watch had told of. Must stay 0.", []string{"ensemble"}, nil)
+	descInstances = prometheus.NewDesc("myelin_discovery_instances", "Instances by what became of them.", []string{"service", "state"}, nil)
+	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "Age of the last complete reading.", []string{"service"}, nil)
+	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
+	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
+	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
+	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
+)
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descConnected, descReads, descBytes, descSessions, descDiffs, descInstances,
+		descAge, descRejected, descHeld, descServers, descUp} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	st := c.status()
+	for _, z := range st.ZooKeeper {
+		gauge(descConnected, bit(z.Connected), z.Ensemble)
+	}
+	for name, s := range c.stats() {
+		counter(descReads, s.Reads, name)
+		counter(descBytes, s.Bytes, name)
+		counter(descSessions, s.Sessions, name)
+		counter(descDiffs, s.Differences, name)
+	}
+	for _, s := range st.Services {
+		gauge(descInstances, float64(s.Active), s.Service, "active")
+		gauge(descInstances, float64(s.Listed), s.Service, "listed")
+		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
+		gauge(descHeld, bit(s.Held != ""), s.Service)
+		if !s.ReadAt.IsZero() {
+			gauge(descAge, time.Since(s.ReadAt).Seconds(), s.Service)
+		}
+		reasons := map[string]int{}
+		for _, r := range s.Rejected {
+			reasons[r.Reason]++
+		}
+		for reason, n := range reasons {
+			gauge(descRejected, float64(n), s.Service, reason)
+		}
+	}
+	for _, h := range st.HAProxy {
+		gauge(descUp, bit(h.Connected), h.Socket)
+	}
+	if len(st.HAProxy) > 0 { // several processes of one configuration hold the same servers
+		for name, n := range st.HAProxy[0].Backends {
+			gauge(descServers, float64(n.Ready), name, "ready")
+			gauge(descServers, float64(n.Drain), name, "drain")
+			gauge(descServers, float64(n.Maint), name, "maint")
+		}
+	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,595 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// Pacing of the reconciler. They are the field's usual values, not promises.
+const (
+	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
+	auditEvery    = 30 * time.Second       // the whole state is read and compared
+	retryLeast    = 5 * time.Millisecond
+	retryMost     = time.Second
+	socketTimeout = 10 * time.Second // a whole round; a stuck HAProxy must not stop the next try
+	deletesARound = 4                // deletion is HAProxy's riskiest command: few, and only when nothing else is due
+)
+
+// reconciler brings one HAProxy to what is wanted. It is the only user of that HAProxy's admin socket in this
+// process. It decides nothing: it reads the real state, asks haproxy.Diff for the plan, and applies it.
+type reconciler struct {
+	socket  string
+	wanted  func() *wanted
+	wake    <-chan struct{} // capacity one: wanted changed
+	suspect <-chan struct{} // capacity one: HAProxy may be another process now
+	grace   time.Duration   // between maint and delete; 0: by version
+	reload  func(reason string)
+	loaded  func(socket, static string, found bool) // tells what the running process was started with
+	log     logrus.FieldLogger
+	metrics *Metrics
+
+	// The reconciler's own, touched only by its goroutine.
+	identity haproxy.Identity
+	caps     haproxy.Capabilities
+	done     map[string]uint64 // revision of each backend that HAProxy has confirmed
+	applied  map[haproxy.Key]haproxy.Applied
+	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
+	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
+	unfit    map[string]string
+
+	status atomic.Pointer[haproxyStatus]
+}
+
+// haproxyStatus is what the reconciler knows of its HAProxy, for the status page.
+type haproxyStatus struct {
+	Socket    string            `json:"socket"`
+	Connected bool              `json:"connected"`
+	Since     time.Time         `json:"since"` // of Connected
+	Error     string            `json:"error,omitempty"`
+	Pid       int               `json:"pid,omitempty"`
+	Version   string            `json:"version,omitempty"`
+	Processes int               `json:"processes"` // how many were seen since the start
+	Rounds    uint64            `json:"rounds"`
+	Failed    []string          `json:"failed_commands,omitempty"` // of the last round
+	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
+	Backends  map[string]counts `json:"backends"`
+	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
+}
+
+type counts struct {
+	Ready int `json:"ready"`
+	Drain int `json:"drain"`
+	Maint int `json:"maint"`
+	Up    int `json:"up"`
+}
+
+// run blocks until ctx is done. HAProxy stays as it is.
+func (r *reconciler) run(ctx context.Context) {
+	r.done = map[string]uint64{}
+	r.applied = map[haproxy.Key]haproxy.Applied{}
+	r.retired = map[haproxy.Key]time.Time{}
+	r.unfit = map[string]string{}
+	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
+
+	identity := time.NewTicker(identityEvery)
+	defer identity.Stop()
+	audit := time.NewTicker(auditEvery)
+	defer audit.Stop()
+	retry := time.NewTimer(0) // the first round
+	defer retry.Stop()
+	backoff := retryLeast
+
+	full := true
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+			err = r.round(ctx, full)
+		case <-retry.C:
+			err = r.round(ctx, full)
+		case <-audit.C:
+			full = true
+			err = r.round(ctx, full)
+		case <-r.suspect:
+			err = r.await(ctx)
+			full = full || err != nil
+		case <-identity.C:
+			if full {
+				continue // a retry is due
+			}
+			err = r.look(ctx)
+		}
+		r.note(ctx, err)
+		if ctx.Err() != nil {
+			return
+		}
+		full = err != nil
+		switch {
+		case err != nil:
+			retry.Reset(backoff/2 + rand.N(backoff/2))
+			backoff = min(backoff*2, retryMost)
+		default:
+			backoff = retryLeast
+			if due, ok := r.nextDelete(); ok {
+				retry.Reset(max(time.Until(due), 100*time.Millisecond))
+			}
+		}
+	}
+}
+
+// errRefused says that HAProxy did not do all that it was told. What worked, worked.
+var errRefused = errors.New("HAProxy refused commands")
+
+// round reads HAProxy's real state, compares it with what is wanted, and applies the difference. full looks at
+// every backend, otherwise only those whose wanted state changed since they were confirmed.
+func (r *reconciler) round(ctx context.Context, full bool) error {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	began := time.Now()
+	w := r.wanted()
+	due := r.due(w, full)
+	if len(due) == 0 && !full {
+		return nil
+	}
+	c, err := r.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if r.met(ctx, c, w) {
+		due = w.names()
+		full = true
+	}
+
+	actual, err := r.read(ctx, c, due, full)
+	if err != nil {
+		return err
+	}
+	plan := r.plan(actual, w, due)
+	results := c.Apply(ctx, plan)
+	r.metrics.round(time.Since(began), results)
+	failed := r.settle(w, due, actual, results)
+	r.setStatus(func(s *haproxyStatus) {
+		s.Rounds++
+		s.Failed = failed
+		s.Unfit = maps.Clone(r.unfit)
+		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
+		for _, name := range due {
+			if servers, ok := actual[name]; ok {
+				s.Backends[name] = countServers(servers)
+			} else {
+				delete(s.Backends, name)
+			}
+		}
+	})
+	if len(plan) > 0 {
+		// What was sent down this connection counts only if the process behind it is still the one that serves.
+		if err := r.same(ctx); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("apply plan: %w: %s", errRefused, failed[0])
+	}
+	return nil
+}
+
+// due names the backends that a round must look at: those that changed since HAProxy confirmed them, and those with
+// a server whose deletion is due.
+func (r *reconciler) due(w *wanted, full bool) []string {
+	old := map[string]bool{}
+	for k := range r.deletable(time.Now()) {
+		old[k.Backend] = true
+	}
+	var names []string
+	for name, b := range w.backends {
+		if full || r.done[name] != b.rev || old[name] {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// met compares the process at the other end with the one known so far. For a new one everything confirmed so far is
+// forgotten; what its servers were started with is in the file. It returns whether the process is new.
+func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool {
+	id := c.Identity()
+	if id == r.identity {
+		return false
+	}
+	fields := logrus.Fields{"pid": id.Pid, "version": id.Version}
+	if r.identity.Pid != 0 {
+		fields["previous"] = r.identity.Pid
+	}
+	r.log.WithFields(fields).Info("HAProxy process seen")
+	r.identity = id
+	r.caps = haproxy.CapabilitiesOf(id.Version)
+	clear(r.done)
+	clear(r.retired)
+	clear(r.applied)
+	for name, servers := range r.onDisk() {
+		for _, s := range servers {
+			r.applied[haproxy.Key{Backend: name, Server: s.Name}] = s.Applied()
+		}
+	}
+	if static, found, err := c.Env(ctx, haproxy.StaticVariable); err == nil {
+		r.loaded(r.socket, static, found)
+	}
+	clear(r.unfit)
+	for name, b := range w.backends {
+		if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, b.servers, r.caps); why != "" {
+			r.unfit[name] = why
+		}
+	}
+	r.setStatus(func(s *haproxyStatus) {
+		s.Pid, s.Version = id.Pid, id.Version
+		s.Processes++
+		clear(s.Backends)
+	})
+	return true
+}
+
+func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) (haproxy.State, error) {
+	if full {
+		return c.State(ctx)
+	}
+	return c.StateOf(ctx, due...)
+}
+
+// plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for).
+// Deletes wait until nothing else is to be done, and are few at a time.
+func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
+	desired := w.state(due)
+	if missing := haproxy.Missing(actual, desired); len(missing) > 0 {
+		r.reload("HAProxy has no backend " + missing[0])
+	}
+	now := time.Now()
+	r.retire(actual, desired, now)
+	deletable := r.deletable(now)
+	diff := haproxy.Diff(actual, desired, haproxy.View{
+		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied,
+	})
+	var plan, deletes haproxy.Plan
+	for _, step := range diff {
+		switch {
+		case step.Op == haproxy.StepDelete:
+			delete(deletable, step.Key())
+			deletes = append(deletes, step)
+		case step.Op == haproxy.StepAdd && r.unfit[step.Backend] != "":
+			r.reload("backend " + step.Backend + ": " + r.unfit[step.Backend])
+		default:
+			plan = append(plan, step)
+		}
+	}
+	for k := range deletable {
+		if _, looked := desired[k.Backend]; looked {
+			r.retired[k] = now // still wanted, in maintenance by intent: nothing to delete, look again later
+		}
+	}
+	if len(plan) == 0 {
+		plan = deletes[:min(len(deletes), deletesARound)]
+	}
+	return plan
+}
+
+func foreign(w *wanted, due []string) map[haproxy.Key]bool {
+	out := map[haproxy.Key]bool{}
+	for _, name := range due {
+		for _, s := range w.backends[name].foreign {
+			out[haproxy.Key{Backend: name, Server: s}] = true
+		}
+	}
+	return out
+}
+
+// retire keeps the list of servers that wait in maintenance for their deletion.
+func (r *reconciler) retire(actual, desired haproxy.State, now time.Time) {
+	for name := range desired {
+		there := make(map[string]bool, len(actual[name]))
+		for _, s := range actual[name] {
+			there[s.Name] = true
+			k := haproxy.Key{Backend: name, Server: s.Name}
+			if s.Admin != haproxy.Maint || !haproxy.Owned(s) {
+				delete(r.retired, k)
+			} else if _, ok := r.retired[k]; !ok {
+				r.retired[k] = now
+			}
+		}
+		for k := range r.retired {
+			if k.Backend == name && !there[k.Server] {
+				delete(r.retired, k)
+			}
+		}
+	}
+}
+
+// graceFor is how long a server waits in maintenance before it is deleted: streams may still refer to it, and
+// builds before 3.0 lack the fixes for that (haproxy-runtime facts, section 9).
+func (r *reconciler) graceFor() time.Duration {
+	switch {
+	case r.grace > 0:
+		return r.grace
+	case r.caps.Major < 3:
+		return 10 * time.Minute
+	}
+	return time.Minute
+}
+
+func (r *reconciler) deletable(now time.Time) map[haproxy.Key]bool {
+	out := map[haproxy.Key]bool{}
+	for k, since := range r.retired {
+		if now.Sub(since) >= r.graceFor() {
+			out[k] = true
+		}
+	}
+	return out
+}
+
+func (r *reconciler) nextDelete() (time.Time, bool) {
+	var first time.Time
+	for _, since := range r.retired {
+		if due := since.Add(r.graceFor()); first.IsZero() || due.Before(first) {
+			first = due
+		}
+	}
+	return first, !first.IsZero()
+}
+
+// settle takes the results in: what HAProxy confirmed is known, what it refused is tried again next round. It
+// returns the refusals in words and brings actual up to what the results say.
+func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, results []haproxy.Result) []string {
+	var failed []string
+	bad := map[string]bool{}
+	changes := map[string]*change{}
+	for _, res := range results {
+		st := res.Step
+		k := st.Key()
+		if errors.Is(res.Err, haproxy.ErrBusy) {
+			r.retired[k] = time.Now() // deletion: wait for another grace
+			continue
+		}
+		if errors.Is(res.Err, haproxy.ErrUnfit) {
+			r.unfit[st.Backend] = res.Err.Error()
+			r.reload("backend " + st.Backend + ": " + res.Err.Error())
+		}
+		if res.Err != nil {
+			bad[st.Backend] = true
+			failed = append(failed, fmt.Sprintf("%s %s/%s: %v", st.Op, st.Backend, st.Server.Name, res.Err))
+			continue
+		}
+		ch := changes[st.Backend]
+		if ch == nil {
+			ch = &change{}
+			changes[st.Backend] = ch
+		}
+		ch.add(st)
+		actual[st.Backend] = after(actual[st.Backend], st)
+		switch st.Op {
+		case haproxy.StepAdd:
+			r.applied[k] = st.Server.Applied()
+		case haproxy.StepMaint:
+			r.retired[k] = time.Now()
+		case haproxy.StepDelete:
+			delete(r.applied, k)
+			delete(r.retired, k)
+		}
+	}
+	for name, ch := range changes {
+		ch.log(r.log.WithField("backend", name))
+	}
+	now := time.Now()
+	for _, name := range due {
+		b := w.backends[name]
+		if bad[name] {
+			continue
+		}
+		if _, there := actual[name]; !there && b.known {
+			continue // it appears with the reload that was asked for
+		}
+		if r.done[name] != b.rev && !b.at.IsZero() {
+			r.metrics.propagated(now.Sub(b.at))
+		}
+		r.done[name] = b.rev
+	}
+	return failed
+}
+
+// after is what a backend's servers are once a step has worked.
+func after(servers []haproxy.Server, st haproxy.Step) []haproxy.Server {
+	i := slices.IndexFunc(servers, func(s haproxy.Server) bool { return s.Name == st.Server.Name })
+	switch {
+	case st.Op == haproxy.StepAdd && i < 0:
+		s := st.Server
+		s.Op = haproxy.OpRunning
+		return append(servers, s)
+	case i < 0:
+		return servers
+	case st.Op == haproxy.StepDelete:
+		return slices.Delete(servers, i, i+1)
+	case st.Op == haproxy.StepWeight:
+		servers[i].Weight = st.Server.Weight
+	case st.Op == haproxy.StepMaint:
+		servers[i].Admin, servers[i].Op = haproxy.Maint, haproxy.OpStopped
+	case st.Op == haproxy.StepDrain:
+		servers[i].Admin = haproxy.Drain
+	case st.Op == haproxy.StepReady:
+		servers[i].Admin, servers[i].Op = haproxy.Ready, haproxy.OpRunning
+	}
+	return servers
+}
+
+// change is what a round did to one backend, for one log line.
+type change struct {
+	added, readied, weighed, left, deleted []string
+}
+
+func (c *change) add(st haproxy.Step) {
+	n := st.Server.Name
+	switch st.Op {
+	case haproxy.StepAdd:
+		c.added = append(c.added, n)
+	case haproxy.StepReady:
+		c.readied = append(c.readied, n)
+	case haproxy.StepWeight:
+		c.weighed = append(c.weighed, fmt.Sprintf("%s=%d", n, st.Server.Weight))
+	case haproxy.StepMaint, haproxy.StepDrain:
+		c.left = append(c.left, n)
+	case haproxy.StepDelete:
+		c.deleted = append(c.deleted, n)
+	}
+}
+
+func (c *change) log(log logrus.FieldLogger) {
+	f := logrus.Fields{}
+	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "left": c.left} {
+		if len(names) > 0 {
+			f[key] = brief(names)
+		}
+	}
+	if len(f) == 0 { // deletion is housekeeping: the server left long ago
+		log.WithField("deleted", brief(c.deleted)).Debug("old servers deleted")
+		return
+	}
+	log.WithFields(f).Info("servers changed")
+}
+
+// brief names a few and counts the rest.
+func brief(names []string) string {
+	const few = 4
+	if len(names) <= few {
+		return strings.Join(names, " ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], " "), len(names)-few)
+}
+
+// errReplaced says that another HAProxy process answers now.
+var errReplaced = errors.New("HAProxy was restarted or reloaded")
+
+// dial connects to the process that serves now. One that is stopping would take commands to no effect.
+func (r *reconciler) dial(ctx context.Context) (*haproxy.Client, error) {
+	c, err := haproxy.Dial(ctx, r.socket, haproxy.ClientOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if c.Identity().Stopping {
+		c.Close()
+		return nil, errReplaced
+	}
+	return c, nil
+}
+
+// same asks over a fresh connection whether the process that serves is still the known one. A connection that was
+// opened earlier proves nothing: after a reload it stays with the old worker.
+func (r *reconciler) same(ctx context.Context) error {
+	c, err := r.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if c.Identity() != r.identity {
+		return errReplaced
+	}
+	return nil
+}
+
+// look is same as a periodic check; a new process is met at once by a full round.
+func (r *reconciler) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	err := r.same(ctx)
+	if errors.Is(err, errReplaced) {
+		return r.round(ctx, true)
+	}
+	return err
+}
+
+// await follows a sign that HAProxy is being replaced (its master went away): the new process is looked for in
+// short steps, so that it is filled within milliseconds of its start.
+func (r *reconciler) await(ctx context.Context) error {
+	until := time.Now().Add(5 * time.Second)
+	for time.Now().Before(until) {
+		if err := r.same(ctx); errors.Is(err, errReplaced) {
+			return r.round(ctx, true)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryLeast):
+		}
+	}
+	return r.round(ctx, true)
+}
+
+// note publishes how the last try went, and logs only the changes of that.
+func (r *reconciler) note(ctx context.Context, err error) {
+	if ctx.Err() != nil || errors.Is(err, errReplaced) {
+		return
+	}
+	old := r.status.Load()
+	connected := err == nil || errors.Is(err, errRefused)
+	switch {
+	case connected && !old.Connected:
+		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers")
+	case !connected && (old.Connected || old.Error == ""):
+		r.log.WithField("err", err).Warn("HAProxy does not answer; it keeps what it has, and is tried again")
+	}
+	if errors.Is(err, errRefused) && old.Error != err.Error() {
+		r.log.WithField("err", err).Warn("HAProxy refused a command; the rest was applied, and it is tried again")
+	}
+	r.setStatus(func(s *haproxyStatus) {
+		if s.Connected != connected {
+			s.Connected, s.Since = connected, time.Now()
+		}
+		s.Error = ""
+		if err != nil {
+			s.Error = err.Error()
+			s.Applied = false
+		}
+	})
+}
+
+// setStatus publishes a changed copy.
+func (r *reconciler) setStatus(edit func(*haproxyStatus)) {
+	s := haproxyStatus{Socket: r.socket}
+	if old := r.status.Load(); old != nil {
+		s = *old
+	}
+	s.Backends = maps.Clone(s.Backends)
+	if s.Backends == nil {
+		s.Backends = map[string]counts{}
+	}
+	edit(&s)
+	r.status.Store(&s)
+}
+
+func countServers(servers []haproxy.Server) counts {
+	var c counts
+	for _, s := range servers {
+		switch s.Admin {
+		case haproxy.Ready:
+			c.Ready++
+			if s.Op == haproxy.OpRunning || s.Op == haproxy.OpStarting {
+				c.Up++
+			}
+		case haproxy.Drain:
+			c.Drain++
+		case haproxy.Maint:
+			c.Maint++
+		}
+	}
+	return c
+}

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// Status is what the agent knows at one moment: the answer of /api/v1/status.
+type Status struct {
+	Version    string            `json:"version"`
+	Started    time.Time         `json:"started"`
+	Config     string            `json:"config"`
+	Generation int               `json:"generation"` // 1, and one more with each accepted re-read of the files
+	Ready      bool              `json:"ready"`
+	Waiting    []string          `json:"waiting,omitempty"` // why it is not ready
+	Services   []ServiceStatus   `json:"services"`
+	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
+	HAProxy    []haproxyStatus   `json:"haproxy"`
+	File       fileStatus        `json:"file"`
+}
+
+// ServiceStatus is one service of a Status.
+type ServiceStatus struct {
+	Service  string     `json:"service"`
+	Backend  string     `json:"backend"`
+	Path     string     `json:"path,omitempty"`
+	Listed   int        `json:"listed"`  // instances the registry lists and that decode
+	Active   int        `json:"active"`  // instances in force
+	Servers  int        `json:"servers"` // servers they became
+	Known    bool       `json:"known"`   // false: nothing has been heard yet, HAProxy keeps what it has
+	Held     string     `json:"held,omitempty"`
+	HeldFrom *time.Time `json:"held_since,omitempty"`
+	ReadAt   time.Time  `json:"read_at"`
+	Rejected []Rejected `json:"rejected,omitempty"`
+}
+
+// Rejected is a registration that was left out.
+type Rejected struct {
+	Node   string `json:"node"`
+	Reason string `json:"reason"`
+	Detail string `json:"detail"`
+}
+
+// ZooKeeperStatus is one ensemble of a Status.
+type ZooKeeperStatus struct {
+	Ensemble  string    `json:"ensemble"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`
+	Session   string    `json:"session,omitempty"`
+	Timeout   string    `json:"session_timeout,omitempty"`
+	Server    string    `json:"server,omitempty"`
+	Error     string    `json:"error,omitempty"`
+}
+
+func serviceStatus(v view, b wantedBackend) ServiceStatus {
+	s := ServiceStatus{
+		Service: v.service.Name, Backend: b.name, Path: v.service.Discovery.Path,
+		Listed: len(v.snapshot.Instances), Active: len(v.active), Servers: len(b.servers),
+		Known: v.known, Held: v.held, ReadAt: v.snapshot.At,
+	}
+	if v.held != "" {
+		since := v.since
+		s.HeldFrom = &since
+	}
+	for _, r := range v.snapshot.Rejected {
+		s.Rejected = append(s.Rejected, rejected(r))
+	}
+	for _, r := range b.refused {
+		s.Rejected = append(s.Rejected, Rejected{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
+	}
+	return s
+}
+
+func rejected(r discovery.Rejection) Rejected {
+	return Rejected{Node: r.Node, Reason: r.Reason, Detail: r.Detail}
+}

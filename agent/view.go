@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// view is what the agent believes about one service. It is a value: next makes a new one from a snapshot, and
+// nothing in it is changed afterwards.
+type view struct {
+	service config.Service
+
+	seen     bool               // a snapshot has arrived in this process
+	snapshot discovery.Snapshot // the latest one
+
+	// known says that active holds. Until then nobody has told what the service consists of, and whatever HAProxy
+	// has is left as it is: unknown is not empty.
+	known  bool
+	active []discovery.Instance
+
+	held  string    // why the active set is not what the registry says; empty: it is
+	since time.Time // when held began
+}
+
+// Reasons for a hold, as they are shown.
+const (
+	heldMissing  = "the path does not exist"
+	heldEmpty    = "the registry lists no instance"
+	heldFiltered = "no instance passes the filters"
+)
+
+// newView is the view before anything has been heard of the service.
+func newView(s config.Service) view {
+	return view{service: s}
+}
+
+// carry gives a service's new definition the knowledge of its old one, where both look for the same instances.
+func (v view) carry(s config.Service, now time.Time) view {
+	if !v.seen {
+		return newView(s)
+	}
+	old := v
+	v.service = s
+	return v.next(old.snapshot, now)
+}
+
+// next decides what a snapshot means for the service. The order is Synapse's (filters, leader, defaults, port
+// override, duplicates, fallback) with one difference: the fallback is judged after the filters, so that filters
+// that leave nothing do not empty a backend.
+func (v view) next(snap discovery.Snapshot, now time.Time) view {
+	s := v.service
+	v.seen, v.snapshot = true, snap
+	defaults := defaultInstances(s)
+
+	found := filter(snap.Instances, s.Discovery.LabelFilters)
+	if s.LeaderElection {
+		found = leader(found)
+	}
+	candidates := found
+	if s.KeepDefaultServers {
+		candidates = append(slices.Clone(found), defaults...)
+	}
+	candidates = dedupe(override(candidates, s.BackendPortOverride))
+
+	held := ""
+	switch {
+	case len(found) > 0 || s.Discovery.Method == "base":
+		// The registry has spoken.
+	case snap.Missing:
+		held = heldMissing
+	case len(snap.Instances) == 0:
+		held = heldEmpty
+	default:
+		held = heldFiltered
+	}
+
+	switch {
+	case len(candidates) > 0 && held == "":
+		v.known, v.active = true, candidates
+	case len(defaults) > 0:
+		v.known, v.active = true, dedupe(override(defaults, s.BackendPortOverride))
+	case held != "" && s.UsePreviousBackends:
+		// The last good set stays; when this process knows none, what HAProxy and its file hold stays.
+	default:
+		v.known, v.active = true, nil
+		held = ""
+	}
+	if held != v.held {
+		v.held, v.since = held, now
+	}
+	return v
+}
+
+func filter(instances []discovery.Instance, filters []config.LabelFilter) []discovery.Instance {
+	if len(filters) == 0 {
+		return instances
+	}
+	fs := make([]discovery.LabelFilter, len(filters))
+	for i, f := range filters {
+		fs[i] = discovery.LabelFilter{Label: f.Label, Value: f.Value, Condition: f.Condition}
+	}
+	return discovery.Filter(instances, fs)
+}
+
+// leader keeps the instance with the lowest sequence number. Instances without one cannot be elected: no number, no
+// leader (Synapse then used them all).
+func leader(instances []discovery.Instance) []discovery.Instance {
+	best := -1
+	for i, in := range instances {
+		if in.ID != nil && (best < 0 || *in.ID < *instances[best].ID) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	return instances[best : best+1]
+}
+
+func override(instances []discovery.Instance, port uint16) []discovery.Instance {
+	if port == 0 {
+		return instances
+	}
+	out := slices.Clone(instances)
+	for i := range out {
+		if e, err := discovery.ParseEndpoint(out[i].Endpoint.Host(), int(port)); err == nil {
+			out[i].Endpoint = e
+		}
+	}
+	return out
+}
+
+// dedupe keeps the first of the instances that share endpoint and name: an old and a new registrar may both publish
+// one service while a fleet is moved.
+func dedupe(instances []discovery.Instance) []discovery.Instance {
+	type identity struct {
+		endpoint discovery.Endpoint
+		name     string
+	}
+	seen := make(map[identity]bool, len(instances))
+	return slices.DeleteFunc(slices.Clone(instances), func(in discovery.Instance) bool {
+		id := identity{in.Endpoint, in.Name}
+		if seen[id] {
+			return true
+		}
+		seen[id] = true
+		return false
+	})
+}
+
+// defaultInstances are the service's static servers. The configuration has checked them.
+func defaultInstances(s config.Service) []discovery.Instance {
+	var out []discovery.Instance
+	for _, d := range s.DefaultServers {
+		e, err := discovery.ParseEndpoint(d.Host, int(d.Port))
+		if err != nil {
+			continue // refused by config already
+		}
+		out = append(out, discovery.Instance{
+			Endpoint: e, Name: discovery.SafeName(d.Name), Weight: d.Weight, Labels: d.Labels, ID: d.ID,
+			ServerOptions: splitWords(d.ServerOptions), ServerID: d.HAProxyID,
+		})
+	}
+	return out
+}

@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// wanted is the whole of what HAProxy is to have at one moment. It is never changed after it was published.
+type wanted struct {
+	file   haproxy.File
+	static string // digest of the file without its servers
+
+	backends map[string]wantedBackend // by HAProxy's section name
+}
+
+// wantedBackend is one service's part of it.
+type wantedBackend struct {
+	backend
+	service string
+	known   bool             // servers hold; until then HAProxy's own are left alone
+	servers []haproxy.Server // shared, never changed
+	refused []refused
+	at      time.Time // when the snapshot behind servers was read; zero: not from a snapshot
+	rev     uint64    // grows with each change of this backend
+}
+
+// state is what Diff is to reach, for the named backends whose servers are known.
+func (w *wanted) state(names []string) haproxy.State {
+	s := make(haproxy.State, len(names))
+	for _, n := range names {
+		if b, ok := w.backends[n]; ok && b.known {
+			s[n] = b.servers
+		}
+	}
+	return s
+}
+
+// forFile is what the rendered file is to hold: the known sets, and for the others what the file held before.
+func (w *wanted) forFile() haproxy.State {
+	s := make(haproxy.State, len(w.backends))
+	for n, b := range w.backends {
+		s[n] = b.servers
+	}
+	return s
+}
+
+// composer turns what is believed of the services into what HAProxy is to have. It holds what only the
+// configuration decides; its methods are pure.
+type composer struct {
+	file     haproxy.File
+	static   string
+	backends []backend // by index of the configuration's services
+	lookup   resolve
+	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
+}
+
+func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *composer {
+	f := fileOf(c)
+	k := &composer{file: f, static: f.Static(), lookup: lookup, onDisk: onDisk}
+	for i, s := range c.Services {
+		k.backends = append(k.backends, newBackend(c, f, f.Services[i], s))
+	}
+	return k
+}
+
+// all composes every service. A backend that is as it was in earlier keeps its revision, so that it costs nothing
+// further on.
+func (k *composer) all(views []view, earlier *wanted) *wanted {
+	w := &wanted{file: k.file, static: k.static, backends: make(map[string]wantedBackend, len(views))}
+	for i, v := range views {
+		if !v.service.HAProxy.Disabled {
+			w.backends[k.backends[i].name] = k.one(i, v, earlier)
+		}
+	}
+	return w
+}
+
+// replace is earlier with one service composed anew.
+func (k *composer) replace(i int, v view, earlier *wanted) *wanted {
+	if v.service.HAProxy.Disabled {
+		return earlier
+	}
+	w := &wanted{file: k.file, static: k.static, backends: maps.Clone(earlier.backends)}
+	w.backends[k.backends[i].name] = k.one(i, v, earlier)
+	return w
+}
+
+func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
+	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known}
+	switch {
+	case v.known:
+		b.servers, b.refused = b.backend.servers(v.active, k.lookup)
+		b.at = v.snapshot.At
+	case len(k.onDisk[b.name]) > 0:
+		b.servers = k.onDisk[b.name]
+	default:
+		defaults := dedupe(override(defaultInstances(v.service), v.service.BackendPortOverride))
+		b.servers, b.refused = b.backend.servers(defaults, k.lookup)
+	}
+	b.rev = 1
+	if earlier != nil {
+		if old, ok := earlier.backends[b.name]; ok {
+			b.rev = old.rev
+			if !b.same(old) {
+				b.rev++
+			}
+		}
+	}
+	return b
+}
+
+// same tells whether nothing changed that HAProxy would notice.
+func (b wantedBackend) same(old wantedBackend) bool {
+	return b.known == old.known && slices.Equal(b.lines, old.lines) &&
+		slices.EqualFunc(b.servers, old.servers, sameServer)
+}
+
+func sameServer(a, b haproxy.Server) bool {
+	return a.Name == b.Name && a.Addr == b.Addr && a.ID == b.ID && a.Weight == b.Weight && a.Admin == b.Admin &&
+		a.Cookie == b.Cookie && slices.Equal(a.Options, b.Options)
+}
+
+func (w *wanted) names() []string { return slices.Sorted(maps.Keys(w.backends)) }
