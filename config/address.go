@@ -91,7 +91,7 @@ func allNumeric(s string) bool {
 // host is an IP address or a host name, or def.
 func (t *table) host(key, def string) string {
 	s := t.str(key, def)
-	if s != def && !validHost(s) {
+	if t.value(key) != nil && !validHost(s) {
 		t.mismatch(key, "an IP address or a host name", "write for example 10.0.0.5")
 		return def
 	}
@@ -157,6 +157,7 @@ func (r *reader) zookeeper(root *table, hosts []string) ZooKeeper {
 	z := ZooKeeper{SessionTimeout: 12 * time.Second}
 	if t := root.sub("zookeeper"); t != nil {
 		z.Hosts, z.Chroot = t.hosts("hosts")
+		r.wrongHosts = t.given("hosts") != nil && z.Hosts == nil
 		z.SessionTimeout = t.duration("session_timeout", z.SessionTimeout, positive)
 		t.later("auth", "tls")
 		z.Auth = readAuth(t.sub("auth"))
@@ -166,6 +167,7 @@ func (r *reader) zookeeper(root *table, hosts []string) ZooKeeper {
 	if len(hosts) > 0 {
 		var err error
 		if z.Hosts, z.Chroot, err = ParseHosts(hosts...); err != nil {
+			r.wrongHosts = true
 			r.problems = append(r.problems, Problem{File: root.n.file, Key: "zookeeper.hosts",
 				Text: "the hosts given outside the file are wrong: " + err.Error(), Remedy: "write for example zk1:2181,zk2:2181"})
 		}
@@ -216,12 +218,13 @@ func (t *table) hosts(key string) (hosts []string, chroot string) {
 // serviceZooKeeper is the ensemble of one service: its own hosts, else the file's.
 func (t *table) serviceZooKeeper(key string, file ZooKeeper) ZooKeeper {
 	z := file
-	if t.given(key) != nil {
+	switch n := t.given(key); {
+	case n != nil && n.kind != null:
 		if hosts, chroot := t.hosts(key); hosts != nil {
 			z.Hosts, z.Chroot = hosts, chroot
 		}
-	} else if len(z.Hosts) == 0 {
-		t.fail(key, "there are no ZooKeeper hosts", fmt.Sprintf("write %s here or hosts in the top-level zookeeper section", key))
+	case len(z.Hosts) == 0 && !t.r.wrongHosts:
+		t.fail(key, "there are no ZooKeeper hosts", fmt.Sprintf("write %s here, or zookeeper.hosts once for all services", key))
 	}
 	return z
 }

@@ -152,6 +152,10 @@ func decode[T any](f file, o Options, dir readDir, build func(*reader, *document
 		d := &document{name: f.name, root: root, options: o}
 		result = build(r, d.gather(r, dir))
 	}
+	for _, p := range r.doubles {
+		p.Warning = !r.strict
+		r.problems = append(r.problems, p)
+	}
 	r.problems.sort(f.name)
 	if err := r.problems.err(); err != nil {
 		return none, r.problems, err
@@ -195,7 +199,8 @@ func (r *reader) tree(f file, path string) (*node, error) {
 			if path != "" {
 				key = path + "." + key
 			}
-			r.add(second, key, fmt.Sprintf("is given twice; that of line %d is not used", first.line), "remove one", !r.strict)
+			r.doubles = append(r.doubles, Problem{File: second.file, Line: second.line, Key: key,
+				Text: fmt.Sprintf("is given twice, and the value of line %d is not used", first.line), Remedy: "remove one"})
 		})
 	}
 	return parseTOML(f.name, data)

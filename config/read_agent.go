@@ -22,17 +22,14 @@ func (r *reader) agent(d *document) *Agent {
 	}
 	root := r.table(d.root, "")
 	a := &Agent{Path: d.name, Strict: r.strict}
-	bare := isBareMap(d.root)
-	if bare { // the keys are services
-		for _, s := range d.services {
-			root.given(s.name)
-		}
+	if isBareMap(d.root) { // the keys are services, even those called log or admin
+		root = r.table(&node{kind: dict, file: d.root.file, line: d.root.line}, "")
 	}
 	root.given("services")
 	root.given("service_conf_dir")
 	root.flag("strict", false)
 	a.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
-	a.StateDir = root.str("state_dir", defaultStateDir)
+	a.StateDir = root.filePath("state_dir", defaultStateDir)
 	a.Admin = root.admin(DefaultAdminListen)
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
@@ -41,7 +38,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
-		a.FileOutput = &FileOutput{OutputDirectory: t.str("output_directory", "")}
+		a.FileOutput = &FileOutput{OutputDirectory: t.filePath("output_directory", "")}
 		t.require("output_directory", "write the folder for the files")
 		t.done()
 	}
@@ -49,13 +46,19 @@ func (r *reader) agent(d *document) *Agent {
 	for _, s := range d.services {
 		a.Services = append(a.Services, r.service(s, a.ZooKeeper))
 	}
-	if len(a.Services) == 0 {
-		r.warn(d.root, "services", "there are no services", "add one, or a service_conf_dir")
-	}
+	r.someServices(d)
 	r.conflicts(a, d)
+	root.ignored("nginx", noNginx)
 	root.strayServices()
 	root.done()
 	return a
+}
+
+// someServices warns of a file without services, unless it is said already why there are none.
+func (r *reader) someServices(d *document) {
+	if len(d.services) == 0 && len(r.problems.Errors()) == 0 {
+		r.warn(d.root, "services", "there are no services", "add one, or a service_conf_dir")
+	}
 }
 
 // strayServices refuses services beside a services table: serving nothing for them in silence would be worse.
@@ -128,7 +131,7 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 	for _, d := range t.subs("default_servers") {
 		s.DefaultServers = append(s.DefaultServers, d.defaultServer())
 	}
-	if s.Discovery.Method == "base" && len(s.DefaultServers) == 0 {
+	if n := t.given("default_servers"); s.Discovery.Method == "base" && len(s.DefaultServers) == 0 && (n == nil || !n.broken) {
 		t.warn("default_servers", "discovery method base has no servers", "list them in default_servers")
 	}
 	s.KeepDefaultServers = t.flag("keep_default_servers", false)
@@ -161,9 +164,13 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.FileOutputDisabled = f.flag("disabled", false)
 		f.done()
 	}
+	t.ignored("nginx", noNginx)
 	t.done()
 	return s
 }
+
+// noNginx: the one plugin of Synapse that is seen in fleets (synapse-nginx, at Yelp).
+const noNginx = "Synapse's plugin for nginx has no counterpart, Myelin drives HAProxy only"
 
 func (t *table) guard() Guard {
 	g := Guard{MaxDropPercent: 50, HoldFor: time.Hour}
@@ -306,10 +313,10 @@ func (t *table) discovery(zk ZooKeeper) Discovery {
 	case "file", "dns", "multi", "consul":
 		t.mismatchMethod("is not available in this version of Myelin", ready)
 		t.laterDiscovery(&d, zk)
-	case "":
-		t.skip() // wrong type, complained about
 	default:
-		if instead := methodRefused(d.Method); instead != "" {
+		if t.value("method") == nil {
+			// wrong type, complained about
+		} else if instead := methodRefused(d.Method); instead != "" {
 			t.mismatchMethod("is not part of Myelin", instead)
 		} else if near := nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
 			t.mismatchMethod("is not known", "did you mean "+near+"?")

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -30,16 +31,16 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	}
 	h.Global, h.Defaults = t.lines("global"), t.lines("defaults")
 	h.ExtraSections = t.sections("extra_sections")
-	h.Binary = t.str("binary", h.Binary)
+	h.Binary = t.filePath("binary", h.Binary)
 	h.DoWrites = t.flag("do_writes", true)
 	h.DoSocket = t.flag("do_socket", true)
 	h.DoReloads = t.flag("do_reloads", true)
 	h.DoChecks = t.flag("do_checks", false)
-	h.ConfigFilePath = t.str("config_file_path", "")
-	h.CandidateConfigFilePath = t.str("candidate_config_file_path", "")
+	h.ConfigFilePath = t.filePath("config_file_path", "")
+	h.CandidateConfigFilePath = t.filePath("candidate_config_file_path", "")
 	h.SocketFilePaths = t.lines("socket_file_path")
 	for _, s := range h.SocketFilePaths {
-		if s == "" || strings.ContainsAny(s, " \t") {
+		if !validSocket.MatchString(s) {
 			t.mismatch("socket_file_path", "the path of a socket", `write for example "/run/haproxy/admin.sock"`)
 			continue
 		}
@@ -55,7 +56,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.UseNerveWeights = t.flag("use_nerve_weights", h.UseNerveWeights)
 
 	t.later("state_file_path", "state_file_ttl", "max_server_id")
-	h.StateFilePath = t.str("state_file_path", "")
+	h.StateFilePath = t.filePath("state_file_path", "")
 	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
 	h.MaxServerID = int(t.whole("max_server_id", int64(h.MaxServerID), 1, 1<<31-1))
 
@@ -80,7 +81,8 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
 	}
 	if h.DoChecks && h.CheckCommand == "" && !h.Run {
-		t.fail("check_command", "do_checks needs check_command", `write for example "haproxy -c -f `+clip(h.CandidateConfigFilePath)+`"`)
+		candidate := cmp.Or(h.CandidateConfigFilePath, "/etc/haproxy/haproxy.cfg.tmp")
+		t.fail("check_command", "do_checks needs check_command", `write check_command = "haproxy -c -f `+clip(candidate)+`"`)
 	}
 	t.done()
 	return h
@@ -93,6 +95,9 @@ func (r *reader) runPaths(root *table, h *HAProxy, stateDir string) {
 	}
 	if len(h.SocketFilePaths) == 0 {
 		h.SocketFilePaths = []string{filepath.Join(stateDir, "haproxy.sock")}
+		if !validSocket.MatchString(stateDir) {
+			r.fail(root.at("state_dir"), "state_dir", "HAProxy's socket would be below it, and its path cannot be a word of haproxy.cfg", "use no blanks, quotes, # or \\ in it")
+		}
 	}
 	if h.CandidateConfigFilePath == "" {
 		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
@@ -120,6 +125,9 @@ func (t *table) companions(h HAProxy) {
 		}
 	}
 }
+
+// validSocket is a path that is one word of haproxy.cfg as it stands.
+var validSocket = regexp.MustCompile(`^[^\s"'#\\]+$`)
 
 // sections are hand-written sections of haproxy.cfg, in file order.
 func (t *table) sections(key string) []Section {

@@ -25,22 +25,20 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.InstanceID = root.instanceID(d.options.InstanceID)
 	g.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
 	g.Log = root.log()
-	g.HeartbeatPath = root.str("heartbeat_path", "")
+	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
 	root.later("max_repeated_report_failures", "statsd", "state_dir", "admin")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
-	g.StateDir = root.str("state_dir", defaultStateDir)
+	g.StateDir = root.filePath("state_dir", defaultStateDir)
 	g.Admin = root.admin("")
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
 	for _, s := range d.services {
 		g.Services = append(g.Services, r.registration(s, g.ZooKeeper))
 	}
-	if len(g.Services) == 0 {
-		r.warn(d.root, "services", "there are no services", "add one, or a service_conf_dir")
-	}
+	r.someServices(d)
 	root.done()
 	return g
 }
@@ -266,7 +264,7 @@ func (t *table) expect() string {
 		return ""
 	}
 	if n.kind != text {
-		t.mismatch("expect", "a string", "write it in double quotes")
+		t.mismatch("expect", "a string", "write one string in double quotes")
 	}
 	return n.text
 }

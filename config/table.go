@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -12,8 +13,10 @@ import (
 
 // reader gathers what is wrong while a tree becomes a result.
 type reader struct {
-	problems Problems
-	strict   bool
+	problems   Problems
+	doubles    Problems // keys given twice, found before the file's strict is known
+	strict     bool
+	wrongHosts bool // the file's ZooKeeper hosts are wrong: no service need say that it has none
 }
 
 func (r *reader) add(n *node, path, text, remedy string, warning bool) {
@@ -170,7 +173,7 @@ func (r *reader) text(n *node, path string) (string, bool) {
 		return "", false
 	}
 	if n.kind != text {
-		r.mismatch(n, path, "a string", `write it in double quotes`)
+		r.mismatch(n, path, "a string", "write one string in double quotes")
 		return "", false
 	}
 	if strings.ContainsFunc(n.text, func(c rune) bool { return isControl(c) && c != '\t' }) {
@@ -181,21 +184,24 @@ func (r *reader) text(n *node, path string) (string, bool) {
 	return n.text, true
 }
 
+// filePath is the path of a file or folder, or def.
+func (t *table) filePath(key, def string) string {
+	s := t.str(key, def)
+	if s == "" && t.value(key) != nil {
+		t.mismatch(key, "a path", "write one, or remove "+key)
+		return def
+	}
+	return s
+}
+
 // choice is one of some words, or def.
 func (t *table) choice(key, def string, words ...string) string {
 	s := t.str(key, def)
 	if s == def || slices.Contains(words, s) {
 		return s
 	}
-	t.mismatch(key, "one of "+strings.Join(words, ", "), "write "+strconv.Quote(cmpOr(nearest(s, words), words[0])))
+	t.mismatch(key, "one of "+strings.Join(words, ", "), "write "+strconv.Quote(cmp.Or(nearest(s, words), words[0])))
 	return def
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // lines is a list of texts; one text alone is a list of one. nil when the key is absent, else not nil.
@@ -257,7 +263,7 @@ func (t *table) whole(key string, def, least, most int64) int64 {
 	if most >= math.MaxInt32 {
 		want = fmt.Sprintf("a whole number of at least %d", least)
 	}
-	t.mismatch(key, want, "write for example "+strconv.FormatInt(max(least, def), 10))
+	t.mismatch(key, want, "write for example "+strconv.FormatInt(max(least, def, 1), 10))
 	return def
 }
 

@@ -32,8 +32,10 @@ func tomlSyntax(err error) error {
 	if !errors.As(err, &pe) {
 		return &syntaxError{text: err.Error()}
 	}
-	text := pe.Message
+	text := strings.TrimSuffix(pe.Message, ".")
 	switch {
+	case strings.HasPrefix(text, "Key '"): // "... has already been defined": it names the key better than LastKey does
+		pe.LastKey, text = "", "k"+text[1:]
 	case sounds(pe.LastKey):
 		text = "not TOML"
 	case strings.Contains(text, "out of range for int64"):
