@@ -26,9 +26,9 @@ import (
 const (
 	startLeast    = 100 * time.Millisecond // back-off between starts
 	startMost     = 5 * time.Second
-	startTimeout  = 30 * time.Second // a start, a check or a reload that takes longer has failed
-	settleTimeout = 5 * time.Second  // between the end of the starting program and an answer of the master
-	lookEvery     = time.Second      // is HAProxy alive, where the master socket does not tell
+	startTimeout  = 30 * time.Second       // a start, a check or a reload that takes longer has failed
+	settleTimeout = 5 * time.Second        // between the end of the starting program and an answer of the master
+	lookEvery     = 100 * time.Millisecond // is HAProxy alive, where the master socket does not tell
 	fileEvery     = 50 * time.Millisecond
 	askEvery      = 10 * time.Millisecond // while a start or a reload is under way
 	askTimeout    = 2 * time.Second       // one question to the master
@@ -50,7 +50,7 @@ type ProcessOptions struct {
 	ConfigPath   string
 	PidPath      string // HAProxy writes its master's pid there
 	MasterSocket string // unix socket of the master CLI
-	AdminSocket  string // unix socket of the worker, as the file has it; where a HAProxy answers, no second one is started
+	AdminSocket  string // unix socket of the worker, as the file has it: where a HAProxy answers, no second one is started
 	LogPath      string // HAProxy's own output is added to it; empty: it is thrown away
 	Log          logrus.FieldLogger
 }
@@ -323,27 +323,31 @@ func (p *Process) start(ctx context.Context) (int, error) {
 	// From here to the end: a stop of this program must not leave half a HAProxy.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
-	args := []string{"-W", "-D", "-f", p.o.ConfigPath, "-p", p.o.PidPath}
-	if p.o.MasterSocket != "" {
-		args = append(args, "-S", p.o.MasterSocket+",level,admin,mode,600")
-	}
-	cmd := exec.CommandContext(bounded, findBinary(p.o.Binary), args...)
+	cmd := exec.CommandContext(bounded, findBinary(p.o.Binary), "-W", "-D", "-f", p.o.ConfigPath, "-p", p.o.PidPath,
+		"-S", p.o.MasterSocket+",level,admin,mode,600")
 	// A file and not a pipe: HAProxy keeps it for longer than we live.
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("start HAProxy: %w", withOutput(err, complaints(readFrom(p.o.LogPath, offset))))
 	}
+	// Between the fork of the worker and its own loop the master refuses connections and loses signals (2.6.12), so
+	// its answer is waited for; the pid file alone says less.
 	settled, cancel := context.WithTimeout(bounded, settleTimeout)
 	defer cancel()
-	for {
-		if pid, err := p.find(settled); err == nil && pid != 0 {
-			return pid, nil
-		}
-		if !sleep(settled, askEvery) {
-			return 0, fmt.Errorf("start HAProxy: it ended at once: %s", tail(readFrom(p.o.LogPath, offset)))
+	for again := true; again; again = sleep(settled, askEvery) {
+		if m, err := p.master(settled); err == nil {
+			return m.pid, nil
 		}
 	}
+	pid, err := p.find(bounded)
+	if err == nil && pid == 0 {
+		err = withOutput(errors.New("it ended at once"), tail(readFrom(p.o.LogPath, offset)))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("start HAProxy: %w", err)
+	}
+	return pid, nil
 }
 
 // openLog opens the file of HAProxy's output and returns where the next line goes. One that has grown large begins
@@ -420,7 +424,7 @@ func (p *Process) alive(ctx context.Context, pid int) bool {
 	return err == nil && m.pid == pid
 }
 
-func dial(ctx context.Context, socket string) (net.Conn, error) {
+func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 	if socket == "" {
 		return nil, errors.New("no socket is configured")
 	}
@@ -430,7 +434,7 @@ func dial(ctx context.Context, socket string) (net.Conn, error) {
 
 // ask sends one command to a socket of HAProxy and returns the whole reply, which ends when HAProxy closes.
 func ask(ctx context.Context, socket, command string) (string, error) {
-	conn, err := dial(ctx, socket)
+	conn, err := dialSocket(ctx, socket)
 	if err != nil {
 		return "", err
 	}
