@@ -263,7 +263,7 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		}
 	}
 
-	c.run(ctx, gain, c.options.Window)
+	err := c.run(ctx, nil, gain, c.options.Window)
 	failed := map[string]bool{}
 	for _, j := range gain {
 		if r := j.result; r.Err != nil && r.Step.Op != StepWeight {
@@ -271,7 +271,10 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		}
 	}
 	hold := func(jobs []*job) []*job {
-		kept := jobs[:0]
+		if err != nil {
+			return jobs // they have a better reason not to be sent
+		}
+		var kept []*job
 		for _, j := range jobs {
 			if s := j.result.Step; failed[s.Backend] {
 				j.result.Err = fmt.Errorf("%s %s/%s: %w: an add to this backend failed",
@@ -282,8 +285,8 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		}
 		return kept
 	}
-	c.run(ctx, hold(loss), c.options.Window)
-	c.run(ctx, hold(deletes), 1)
+	err = c.run(ctx, err, hold(loss), c.options.Window)
+	c.run(ctx, err, hold(deletes), 1)
 	return results
 }
 
@@ -333,12 +336,11 @@ func (j *job) answered(reply string) (done bool, err error) {
 //
 // The same goroutine writes and reads: what is unanswered is at most 16 times 4 KB, which the socket's buffer takes
 // even from a HAProxy that reads nothing, so a write does not wait for a reply to be read.
-func (c *Client) run(ctx context.Context, jobs []*job, window int) {
-	if len(jobs) == 0 {
-		return
-	}
+//
+// The error is that of the connection; the jobs it cost carry it too. With an error to begin with nothing is sent.
+func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) error {
 	var begun, sent []*job
-	err := c.exchange(ctx, func() error {
+	talk := func() error {
 		var out []byte
 		for {
 			out = out[:0]
@@ -377,7 +379,10 @@ func (c *Client) run(ctx context.Context, jobs []*job, window int) {
 				}
 			}
 		}
-	})
+	}
+	if err == nil && len(jobs) > 0 {
+		err = c.exchange(ctx, talk)
+	}
 	if err != nil {
 		for _, group := range [][]*job{sent, begun, jobs} {
 			for _, j := range group {
@@ -386,6 +391,7 @@ func (c *Client) run(ctx context.Context, jobs []*job, window int) {
 			}
 		}
 	}
+	return err
 }
 
 // exchange runs a conversation under ctx. When it fails the connection is closed: a reply that is still to come
