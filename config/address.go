@@ -136,7 +136,7 @@ func (t *table) znode(key, def string) string {
 		return def
 	}
 	if clean != s {
-		t.warn(key, "has a trailing slash, which is taken away", "write "+quote(clean))
+		t.warn(key, "ends in a slash, which is taken away", "remove the slash")
 	}
 	return clean
 }
@@ -200,17 +200,24 @@ func (t *table) hosts(key string) (hosts []string, chroot string) {
 	if n == nil {
 		return nil, ""
 	}
+	if n.kind == list && len(n.items) == 0 {
+		n.broken = true
+		t.fail(key, "the list is empty", `write ["zk1:2181", "zk2:2181"]`)
+		return nil, ""
+	}
 	texts := t.lines(key)
 	if n.broken || len(texts) == 0 {
-		if !n.broken && len(n.items) == 0 {
-			t.mismatch(key, "a list of hosts: it is empty", `write ["zk1:2181", "zk2:2181"]`)
-		}
 		return nil, ""
 	}
 	hosts, chroot, err := ParseHosts(texts...)
 	if err != nil {
 		n.broken = true
-		t.fail(key, err.Error(), `write ["zk1:2181", "zk2:2181"] or "zk1:2181,zk2:2181/chroot"`)
+		wrong := err.Error()
+		if n.expanded() {
+			wrong = n.describe(join(t.path, key)) + " does not come out as a list of hosts"
+		}
+		t.fail(key, wrong, `write ["zk1:2181", "zk2:2181"] or "zk1:2181,zk2:2181/chroot"`)
+		return nil, ""
 	}
 	return hosts, chroot
 }

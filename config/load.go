@@ -182,7 +182,7 @@ func (r *reader) parse(f file, path string, o Options) *node {
 		return nil
 	}
 	if root.kind != dict {
-		r.fail(root, "", "the file is "+root.describe("")+", not a table of keys", "write { ... }")
+		r.fail(root, path, "the file is "+root.describe("")+", not a table of keys", "write { ... }")
 		return nil
 	}
 	r.expandAll(root, path, o.LookupEnv)

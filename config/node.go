@@ -125,6 +125,13 @@ func (n *node) describe(path string) string {
 	return clip(s)
 }
 
+// expanded tells whether some of the value came from the environment, and must not be shown.
+func (n *node) expanded() bool {
+	found := false
+	n.walk("", func(_ string, n *node) { found = found || n.raw != "" })
+	return found
+}
+
 // sounds tells whether a key's name sounds like a secret.
 func sounds(path string) bool {
 	p := strings.ToLower(path)

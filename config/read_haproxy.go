@@ -39,13 +39,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.ConfigFilePath = t.filePath("config_file_path", "")
 	h.CandidateConfigFilePath = t.filePath("candidate_config_file_path", "")
 	h.SocketFilePaths = t.lines("socket_file_path")
-	for _, s := range h.SocketFilePaths {
-		if !validSocket.MatchString(s) {
-			t.mismatch("socket_file_path", "the path of a socket", `write for example "/run/haproxy/admin.sock"`)
-			continue
-		}
-		r.socketPath(t.at("socket_file_path"), join(t.path, "socket_file_path"), s)
-	}
+	t.sockets("socket_file_path")
 	h.ReloadCommand = t.str("reload_command", "")
 	h.CheckCommand = t.str("check_command", "")
 	h.BindAddress = t.bindAddress(h.BindAddress)
@@ -128,6 +122,28 @@ func (t *table) companions(h HAProxy) {
 
 // validSocket is a path that is one word of haproxy.cfg as it stands.
 var validSocket = regexp.MustCompile(`^[^\s"'#\\]+$`)
+
+// sockets complains about the paths of a list, or of a text alone, that HAProxy could not bind to.
+func (t *table) sockets(key string) {
+	n := t.value(key)
+	if n == nil {
+		return
+	}
+	check := func(n *node, path string) {
+		switch {
+		case n.kind != text || n.broken: // complained about
+		case !validSocket.MatchString(n.text):
+			t.r.mismatch(n, path, "the path of a socket", `write for example "/run/haproxy/admin.sock"`)
+		default:
+			t.r.socketPath(n, path, n.text)
+		}
+	}
+	path := join(t.path, key)
+	check(n, path)
+	for i, it := range n.items {
+		check(it, index(path, i))
+	}
+}
 
 // sections are hand-written sections of haproxy.cfg, in file order.
 func (t *table) sections(key string) []Section {

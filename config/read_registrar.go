@@ -191,7 +191,11 @@ func (t *table) payload() []string {
 				t.fail("payload", "payload "+f+" is not available in this version of Myelin", "use nerve")
 			}
 		default:
-			t.fail("payload", "payload "+quote(f)+" is not known", "use nerve")
+			said := quote(f)
+			if t.at("payload").expanded() {
+				said = "from the environment"
+			}
+			t.fail("payload", "payload "+said+" is not known", "use nerve")
 		}
 	}
 	if len(formats) == 0 && !t.at("payload").broken {

@@ -37,7 +37,7 @@ func tomlSyntax(err error) error {
 	case strings.HasPrefix(text, "Key '"): // "... has already been defined": it names the key better than LastKey does
 		pe.LastKey, text = "", "k"+text[1:]
 	case sounds(pe.LastKey):
-		text = "not TOML"
+		text = "the value is not written as TOML wants it" // the library's sentence may quote it
 	case strings.Contains(text, "out of range for int64"):
 		text = "a number of more than 64 bits, which TOML does not have; write it as a string"
 	}
