@@ -277,8 +277,7 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		var kept []*job
 		for _, j := range jobs {
 			if s := j.result.Step; failed[s.Backend] {
-				j.result.Err = fmt.Errorf("%s %s/%s: %w: an add to this backend failed",
-					s.Op, s.Backend, s.Server.Name, ErrHeldBack)
+				j.result.Err = s.failed(fmt.Errorf("%w: an add to this backend failed", ErrHeldBack))
 				continue
 			}
 			kept = append(kept, j)
@@ -305,6 +304,9 @@ func (j *job) prepare() error {
 		return err
 	}
 	j.commands = j.result.Step.words()
+	if len(j.commands) == 0 {
+		return fmt.Errorf("no commands for the action %d", j.result.Step.Op)
+	}
 	for _, words := range j.commands {
 		if _, err := commandLine(words); err != nil {
 			return err
@@ -350,7 +352,8 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 					j, begun = begun[0], begun[1:]
 				} else {
 					j, jobs = jobs[0], jobs[1:]
-					if j.result.Err = j.prepare(); j.result.Err != nil || len(j.commands) == 0 {
+					if err := j.prepare(); err != nil {
+						j.result.Err = j.result.Step.failed(err)
 						continue
 					}
 				}
@@ -373,7 +376,9 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 				j := sent[0]
 				sent = sent[1:]
 				done, err := j.answered(reply)
-				j.result.Err = err
+				if err != nil {
+					j.result.Err = j.result.Step.failed(err)
+				}
 				if !done {
 					begun = append(begun, j)
 				}
@@ -386,8 +391,7 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 	if err != nil {
 		for _, group := range [][]*job{sent, begun, jobs} {
 			for _, j := range group {
-				s := j.result.Step
-				j.result.Err = fmt.Errorf("%s %s/%s: %w", s.Op, s.Backend, s.Server.Name, err)
+				j.result.Err = j.result.Step.failed(err)
 			}
 		}
 	}

@@ -145,7 +145,7 @@ func TestApplyGoesOnInOtherBackends(t *testing.T) {
 			assert.ErrorIs(t, r.Err, want[i], i)
 		}
 	}
-	assert.ErrorContains(t, results[4].Err, "maint a/10.0.0.5:80: held back")
+	assert.ErrorContains(t, results[4].Err, `maint "a/10.0.0.5:80": held back`)
 
 	close(f.lines)
 	var sent []string
@@ -222,10 +222,11 @@ func TestApplySendsNothingUnsafe(t *testing.T) {
 	f := newFake(t, good)
 	bad := planStep(StepAdd, "a", 1)
 	bad.Server.Options = []string{"check", "inter", "1s;disable server a/x"}
-	results := dial(t, f.path, ClientOptions{}).Apply(t.Context(), Plan{bad, planStep(StepMaint, "b;x", 2), planStep(StepReady, "b", 3)})
+	results := dial(t, f.path, ClientOptions{}).Apply(t.Context(), Plan{bad, planStep(StepMaint, "b;x", 2), planStep(StepReady, "b", 3), planStep(0, "b", 4)})
 	assert.ErrorIs(t, results[0].Err, ErrUnsafe)
 	assert.ErrorIs(t, results[1].Err, ErrUnsafe)
 	assert.NoError(t, results[2].Err)
+	assert.ErrorContains(t, results[3].Err, "no commands")
 	assert.EqualValues(t, 1, f.received.Load())
 }
 
@@ -307,7 +308,7 @@ func TestCutInAReply(t *testing.T) {
 	})
 	assert.NoError(t, results[0].Err)
 	assert.ErrorIs(t, results[1].Err, io.ErrUnexpectedEOF)
-	assert.ErrorContains(t, results[1].Err, `ready a/10.0.0.2:80: read reply to "set server a/10.0.0.2:80 state ready"`)
+	assert.ErrorContains(t, results[1].Err, `ready "a/10.0.0.2:80": read reply to "set server a/10.0.0.2:80 state ready"`)
 	assert.ErrorIs(t, results[2].Err, io.ErrUnexpectedEOF)
 	assert.Error(t, results[3].Err)
 	assert.EqualValues(t, 2, f.received.Load(), "nothing was sent behind the cut")

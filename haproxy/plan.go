@@ -50,7 +50,8 @@ type Applied struct {
 	Cookie  string
 }
 
-// Applied is what is to be remembered of s once HAProxy has confirmed it.
+// Applied is what is to be remembered of s once HAProxy has confirmed the StepAdd that made it. Other steps change
+// none of it.
 func (s Server) Applied() Applied { return Applied{s.Options, s.Cookie} }
 
 func (a Applied) equal(s Server) bool {
@@ -149,6 +150,11 @@ func (s Step) addWords(target string) [][]string {
 		out = append(out, []string{"set", "server", target, "state", v.Admin.String()})
 	}
 	return out
+}
+
+// failed says what an error happened to. The name is quoted: a step that cannot be sent may have any.
+func (s Step) failed(err error) error {
+	return fmt.Errorf("%s %q: %w", s.Op, clip(s.Backend+"/"+s.Server.Name), err)
 }
 
 // check tells whether everything in the step can be sent.

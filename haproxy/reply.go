@@ -76,7 +76,12 @@ func judge(command, reply string, want expectation) error {
 	case want == expectDeleted && severity == 3 && text == "No such server.":
 		return nil // gone, as wished
 	}
-	return &ReplyError{Command: command, Text: clip(text), Kind: kindOf(text)}
+	kind := kindOf(text)
+	// HAProxy begins its complaint about a word of a server line with that word: "'proto' :  unknown MUX protocol".
+	if kind == ErrUnknownReply && want == expectAdded && severity == 3 && strings.HasPrefix(text, "'") {
+		kind = ErrUnfit
+	}
+	return &ReplyError{Command: command, Text: clip(text), Kind: kind}
 }
 
 // lastOf is the last line: warnings about a server line stand before the success (cli_umsg in HAProxy's
@@ -132,10 +137,13 @@ func kindOf(text string) error {
 		has("unknown keyword '"),
 		has("Backend does not support dynamic servers"), // 3.4
 		has("unable to use ", " for tracking"),
+		has("unable to find required server"),
 		has("verify is enabled by default but no CA file specified"),
-		has("unable to load"),
+		has("error detected while parsing sni expression"),
 		has("is not permitted in server name"),
-		has("unexpected character "), has("expects "), has("invalid "), has("is not within "):
+		has("unexpected character ", " argument of server "),
+		has("weight of server ", " is not within "),
+		strings.HasPrefix(text, "invalid port "):
 		return ErrUnfit
 	}
 	return ErrUnknownReply

@@ -80,10 +80,10 @@ func lookupOption(word string) (optionWord, bool) {
 	switch word {
 	case "backup", "check", "send-proxy", "send-proxy-v2":
 		return optionWord{registry: always}, true
-	case "no-backup", "no-check-send-proxy", "no-send-proxy", "no-send-proxy-v2", "no-agent-check", "no-tfo",
+	case "no-backup", "no-send-proxy", "no-send-proxy-v2", "no-tfo",
 		"check-send-proxy", "check-via-socks4", "agent-check", "tfo",
-		"send-proxy-v2-ssl", "send-proxy-v2-ssl-cn", "no-send-proxy-v2-ssl", "no-send-proxy-v2-ssl-cn",
-		"ssl", "check-ssl", "no-check-ssl", "allow-0rtt", "ssl-reuse", "no-ssl-reuse", "tls-tickets", "no-tls-tickets",
+		"send-proxy-v2-ssl", "send-proxy-v2-ssl-cn",
+		"ssl", "check-ssl", "allow-0rtt", "no-ssl-reuse", "tls-tickets", "no-tls-tickets",
 		"force-sslv3", "force-tlsv10", "force-tlsv11", "force-tlsv12", "force-tlsv13",
 		"no-sslv3", "no-tlsv10", "no-tlsv11", "no-tlsv12", "no-tlsv13":
 		return optionWord{}, true
