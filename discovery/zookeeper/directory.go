@@ -1,0 +1,518 @@
+package zookeeper
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// maxData is what a node may hold. The server takes 1 MiB for a whole request (jute.maxbuffer); it answers a larger
+// one by closing the connection, without a word, as often as it is sent.
+const maxData = 1_000_000
+
+// regKey names a registration.
+type regKey struct{ path, prefix string }
+
+// registration is what the session remembers of one that it published.
+type registration struct {
+	turn chan struct{} // holds one token: who has it may act and touch what is below
+
+	node    string // full path of our node; empty: none that we know of
+	session int64  // that it was made in
+	unknown bool   // a create was sent and its outcome is not known
+	before  bool   // published before by this session object
+}
+
+// Publish implements registrar.Directory. Next to what is documented there:
+//
+// The parent is made with the first node, persistent, empty and open to the world, as Nerve does. A watch stands on
+// the published node, and tells subscribers.
+//
+// A node that is not sequential has a fixed name, and there may be one already. If it belongs to our session it is
+// adopted. If it is of a session that has not ended yet, and announces the same endpoint, it is our own from before a
+// restart, and is replaced in one transaction; but only until we have published ourselves: after that somebody else
+// uses our name, and the error says who.
+//
+// When ctx ends first, the request that is under way is not called back. The next call for the same registration
+// waits for it, so that two requests of ours never overtake each other.
+func (s *Session) Publish(ctx context.Context, r discovery.Registration, node string) (string, error) {
+	if err := checkPrefix(r); err != nil {
+		return "", err
+	}
+	if len(r.Data) > maxData {
+		return "", fmt.Errorf("publish %s: %d bytes of data are more than ZooKeeper takes (%d)", path.Join(r.Path, r.Prefix), len(r.Data), maxData)
+	}
+	published, err := exclusive(ctx, s, r, func(e *epoch, reg *registration) (string, error) {
+		p := publication{s: s, e: e, reg: reg, r: r, dir: s.full(r.Path)}
+		if node != "" && reg.node == "" {
+			reg.node = s.full(node)
+		}
+		full, err := p.publish(ctx)
+		if err != nil {
+			return "", err
+		}
+		if e.link.conn.SessionID() != e.session {
+			return "", errors.New("the session expired meanwhile")
+		}
+		p.settled(full)
+		return strings.TrimPrefix(full, s.o.Chroot), nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("publish %s: %w", path.Join(r.Path, r.Prefix), err)
+	}
+	return published, nil
+}
+
+// Withdraw implements registrar.Directory. A node of another session is not touched: it is not ours any more.
+func (s *Session) Withdraw(ctx context.Context, r discovery.Registration, node string) error {
+	if err := checkPrefix(r); err != nil {
+		return err
+	}
+	_, err := exclusive(ctx, s, r, func(e *epoch, reg *registration) (struct{}, error) {
+		p := publication{s: s, e: e, reg: reg, r: r, dir: s.full(r.Path)}
+		if node != "" && reg.node == "" {
+			reg.node = s.full(node)
+		}
+		return struct{}{}, p.withdraw(ctx)
+	})
+	if err != nil {
+		return fmt.Errorf("withdraw %s: %w", path.Join(r.Path, r.Prefix), err)
+	}
+	return nil
+}
+
+// checkPrefix refuses names that would reach beyond the registration's directory.
+func checkPrefix(r discovery.Registration) error {
+	if r.Prefix == "" || strings.Contains(r.Prefix, "/") {
+		return fmt.Errorf("registration in %s: %q cannot begin a node's name", r.Path, r.Prefix)
+	}
+	return nil
+}
+
+// Subscribe implements registrar.Directory. The channel is never closed.
+func (s *Session) Subscribe() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subs[c] = struct{}{}
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.subs, c)
+	}
+}
+
+// exclusive runs f with the connection and the registration's state, one at a time for each registration. It returns
+// when f has, or when ctx ends; f then keeps its turn until the library gives up its request.
+func exclusive[T any](ctx context.Context, s *Session, r discovery.Registration, f func(*epoch, *registration) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	e, err := s.await(ctx)
+	if err != nil {
+		return none, err
+	}
+	reg := s.registration(regKey{r.Path, r.Prefix})
+	select {
+	case <-reg.turn:
+	case <-ctx.Done():
+		return none, fmt.Errorf("an earlier request is still under way: %w", ctx.Err())
+	}
+	done := make(chan result, 1)
+	if err := s.goTracked(func() {
+		defer func() { reg.turn <- struct{}{} }()
+		v, err := f(e, reg)
+		done <- result{v, err}
+	}); err != nil {
+		reg.turn <- struct{}{}
+		return none, err
+	}
+	select {
+	case res := <-done:
+		return res.value, res.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+func (s *Session) registration(k regKey) *registration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reg := s.regs[k]
+	if reg == nil {
+		reg = &registration{turn: make(chan struct{}, 1)}
+		reg.turn <- struct{}{}
+		s.regs[k] = reg
+	}
+	return reg
+}
+
+// publication is one attempt, with all that its steps need.
+type publication struct {
+	s   *Session
+	e   *epoch
+	reg *registration
+	r   discovery.Registration
+	dir string // r.Path with the chroot
+}
+
+// publish returns the full path of the one node that stands for the registration.
+func (p *publication) publish(ctx context.Context) (string, error) {
+	if !p.r.Sequential {
+		return p.fixed(ctx)
+	}
+	kept := ""
+	if p.reg.node != "" {
+		p.guard(p.reg.node)
+		ok, err := p.adopt(ctx, p.reg.node)
+		if err != nil {
+			return "", err
+		}
+		if ok {
+			kept = p.reg.node
+		}
+	}
+	if p.reg.unknown {
+		found, err := p.own(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, full := range found {
+			switch {
+			case full == kept:
+			case kept == "":
+				p.guard(full)
+				ok, err := p.adopt(ctx, full)
+				if err != nil {
+					return "", err
+				}
+				if ok {
+					kept = full
+				}
+			default:
+				if err := p.remove(ctx, full); err != nil {
+					return "", err
+				}
+			}
+		}
+		p.reg.unknown = false
+	}
+	if kept != "" {
+		return kept, nil
+	}
+	return p.create(ctx)
+}
+
+// settled remembers what was published.
+func (p *publication) settled(full string) {
+	p.reg.node, p.reg.session, p.reg.before = full, p.e.session, true
+}
+
+// adopt reports whether the node stands and is ours. Its data is set when it differs, and a watch stands on it.
+func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		now, err := p.e.link.get(full, true)
+		if gone(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !p.ours(now.stat) {
+			return false, nil
+		}
+		if bytes.Equal(now.data, p.r.Data) {
+			return true, nil
+		}
+		_, err = p.e.link.conn.Set(full, p.r.Data, now.stat.Version)
+		switch {
+		case err == nil, errors.Is(err, zk.ErrBadVersion): // look again: the watch has fired with our own change
+		case gone(err):
+			return false, nil
+		default:
+			return false, fmt.Errorf("set %s: %w", full, err)
+		}
+	}
+}
+
+// ours reports whether a node with our name belongs to this session, or to nobody when it is to be persistent.
+func (p *publication) ours(stat zk.Stat) bool {
+	if !p.r.Ephemeral {
+		return stat.EphemeralOwner == 0
+	}
+	return stat.EphemeralOwner == p.e.session
+}
+
+// own returns the full paths of the nodes that carry our name and belong to us, oldest first.
+func (p *publication) own(ctx context.Context) ([]string, error) {
+	ls, err := p.e.link.children(p.dir, false)
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, name := range ls.names {
+		number, ok := strings.CutPrefix(name, p.r.Prefix)
+		if !ok || strings.Trim(number, "0123456789") != "" {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		full := path.Join(p.dir, name)
+		now, err := p.e.link.get(full, false)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p.ours(now.stat) {
+			found = append(found, full)
+		}
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// create makes the node, and the parents when they are missing.
+func (p *publication) create(ctx context.Context) (string, error) {
+	flags := int32(0)
+	if p.r.Ephemeral {
+		flags |= zk.FlagEphemeral
+	}
+	if p.r.Sequential {
+		flags |= zk.FlagSequence
+	}
+	full := strings.TrimSuffix(p.dir, "/") + "/" + p.r.Prefix
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		p.reg.unknown = true // until the server has answered
+		made, err := p.e.link.conn.Create(full, p.r.Data, flags, zk.WorldACL(zk.PermAll))
+		p.reg.unknown = err != nil && !answered(err)
+		switch {
+		case gone(err):
+			if err := p.parents(ctx); err != nil {
+				return "", err
+			}
+			continue
+		case err != nil:
+			return "", fmt.Errorf("create %s: %w", full, err)
+		}
+		p.guard(made)
+		p.settled(made) // whatever happens next, it is known
+		// One more request sets the watch; who deleted the node in between is seen by it.
+		ok, err := p.adopt(ctx, made)
+		if err != nil {
+			return "", err
+		}
+		if !ok {
+			return "", fmt.Errorf("create %s: deleted by somebody else at once", made)
+		}
+		return made, nil
+	}
+}
+
+// answered reports whether err is the server's word on a request. With all others its outcome is unknown.
+func answered(err error) bool {
+	for _, e := range []error{zk.ErrNoNode, zk.ErrNodeExists, zk.ErrNoAuth, zk.ErrInvalidACL, zk.ErrNoChildrenForEphemerals,
+		zk.ErrBadVersion, zk.ErrBadArguments, zk.ErrInvalidPath, zk.ErrAuthFailed} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// parents makes the directory and all above it: persistent, empty, open to the world.
+func (p *publication) parents(ctx context.Context) error {
+	at := ""
+	for name := range strings.SplitSeq(strings.Trim(p.dir, "/"), "/") {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at += "/" + name
+		_, err := p.e.link.conn.Create(at, nil, 0, zk.WorldACL(zk.PermAll))
+		switch {
+		case err == nil, errors.Is(err, zk.ErrNodeExists):
+		case errors.Is(err, zk.ErrNoAuth):
+			// Most often the upper part exists and is closed to us; what matters is whether the last one stands.
+		default:
+			return fmt.Errorf("create %s: %w", at, err)
+		}
+	}
+	exists, _, err := p.e.link.conn.Exists(p.dir)
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", p.dir, err)
+	}
+	if !exists {
+		return fmt.Errorf("create %s: %w", p.dir, zk.ErrNoAuth)
+	}
+	return nil
+}
+
+// fixed publishes a node whose name has no number.
+func (p *publication) fixed(ctx context.Context) (string, error) {
+	full := path.Join(p.dir, p.r.Prefix)
+	p.guard(full)
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		now, err := p.e.link.get(full, true)
+		switch {
+		case gone(err):
+			made, err := p.create(ctx)
+			if errors.Is(err, zk.ErrNodeExists) {
+				continue
+			}
+			return made, err
+		case err != nil:
+			return "", err
+		case p.ours(now.stat):
+			ok, err := p.adopt(ctx, full)
+			if err != nil {
+				return "", err
+			}
+			if ok {
+				return full, nil
+			}
+		case !p.predecessor(now):
+			return "", fmt.Errorf("%s is taken by %s: another process uses this name; give each its own instance id", full, owner(now))
+		default:
+			if err := p.replace(full, now.stat); err != nil {
+				return "", err
+			}
+		}
+	}
+}
+
+// predecessor reports whether a node under our fixed name was left behind by ourselves: from the session before this
+// one, or by the process before this one, as far as the endpoint in it tells.
+func (p *publication) predecessor(now reading) bool {
+	if p.reg.session != 0 && now.stat.EphemeralOwner == p.reg.session {
+		return true
+	}
+	return !p.reg.before && sameEndpoint(now.data, p.r.Data)
+}
+
+func sameEndpoint(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, errX := discovery.DecodeNerve("", a)
+	y, errY := discovery.DecodeNerve("", b)
+	return errX == nil && errY == nil && x.Endpoint == y.Endpoint
+}
+
+func owner(now reading) string {
+	who := "a persistent node"
+	if now.stat.EphemeralOwner != 0 {
+		who = "session " + hex(now.stat.EphemeralOwner)
+	}
+	if in, err := discovery.DecodeNerve("", now.data); err == nil {
+		who += " for " + in.Endpoint.String()
+	}
+	return who
+}
+
+// replace puts our node in the place of another in one transaction, so that it is never missing. Somebody being
+// quicker is no error: the caller looks again.
+func (p *publication) replace(full string, stat zk.Stat) error {
+	flags := int32(0)
+	if p.r.Ephemeral {
+		flags = zk.FlagEphemeral
+	}
+	p.reg.unknown = true
+	_, err := p.e.link.conn.Multi(
+		&zk.DeleteRequest{Path: full, Version: stat.Version},
+		&zk.CreateRequest{Path: full, Data: p.r.Data, Acl: zk.WorldACL(zk.PermAll), Flags: flags},
+	)
+	p.reg.unknown = err != nil && !answered(err)
+	if err != nil && !gone(err) && !errors.Is(err, zk.ErrBadVersion) && !errors.Is(err, zk.ErrNodeExists) {
+		return fmt.Errorf("replace %s: %w", full, err)
+	}
+	return nil
+}
+
+// withdraw deletes all nodes of the registration.
+func (p *publication) withdraw(ctx context.Context) error {
+	if p.reg.node != "" {
+		if err := p.remove(ctx, p.reg.node); err != nil {
+			return err
+		}
+	}
+	if p.reg.unknown {
+		found := []string{path.Join(p.dir, p.r.Prefix)}
+		if p.r.Sequential {
+			var err error
+			if found, err = p.own(ctx); err != nil {
+				return err
+			}
+		}
+		for _, full := range found {
+			if err := p.remove(ctx, full); err != nil {
+				return err
+			}
+		}
+	}
+	p.reg.node, p.reg.unknown, p.reg.before = "", false, false
+	return nil
+}
+
+// remove deletes a node if it is ours. Nobody is told of that.
+func (p *publication) remove(ctx context.Context, full string) error {
+	p.unguard(full)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		now, err := p.e.link.get(full, false)
+		if gone(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !p.ours(now.stat) {
+			return nil
+		}
+		err = p.e.link.conn.Delete(full, now.stat.Version)
+		switch {
+		case err == nil, gone(err):
+			return nil
+		case !errors.Is(err, zk.ErrBadVersion):
+			return fmt.Errorf("delete %s: %w", full, err)
+		}
+	}
+}
+
+// guard lets subscribers know of what happens to a node.
+func (p *publication) guard(full string) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.s.guards[full] = struct{}{}
+}
+
+func (p *publication) unguard(full string) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	delete(p.s.guards, full)
+}

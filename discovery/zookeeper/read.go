@@ -1,0 +1,194 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// Node is one znode as it was read.
+type Node struct {
+	Name              string // without the path
+	Data              []byte
+	Owner             int64 // session of an ephemeral node, else 0
+	Created, Modified time.Time
+	Version           int32 // of the data
+	Children          int
+}
+
+// Children lists the names of a node's children, sorted. It waits for a connection until ctx ends. The error wraps
+// ErrNoPath when the path does not exist.
+func (s *Session) Children(ctx context.Context, path string) ([]string, error) {
+	names, err := again(ctx, s, func(e *epoch) ([]string, error) { return s.names(ctx, e, s.full(path)) })
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", path, noPath(err))
+	}
+	return names, nil
+}
+
+// Read reads all children of a node, sorted by name. Children that vanish meanwhile are left out, one that may not be
+// read fails it. It waits for a connection until ctx ends. The error wraps ErrNoPath when the path does not exist.
+func (s *Session) Read(ctx context.Context, path string) ([]Node, error) {
+	nodes, err := again(ctx, s, func(e *epoch) ([]Node, error) {
+		names, err := s.names(ctx, e, s.full(path))
+		if err != nil {
+			return nil, err
+		}
+		return s.readAll(ctx, e, s.full(path), names)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, noPath(err))
+	}
+	return nodes, nil
+}
+
+// again runs f with a connection, once more with the next one whenever it is lost, until ctx ends.
+func again[T any](ctx context.Context, s *Session, f func(*epoch) (T, error)) (T, error) {
+	for {
+		e, err := s.await(ctx)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		v, err := f(e)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, errLost) {
+			return v, err
+		}
+	}
+}
+
+func noPath(err error) error {
+	if gone(err) {
+		return ErrNoPath
+	}
+	return err
+}
+
+func (s *Session) names(ctx context.Context, e *epoch, full string) ([]string, error) {
+	ls, err := call(ctx, s, e, func(l *link) (listing, error) { return l.children(full, false) })
+	slices.Sort(ls.names)
+	return ls.names, err
+}
+
+// readAll reads the named children of dir, many at a time, in their order.
+func (s *Session) readAll(ctx context.Context, e *epoch, dir string, names []string) ([]Node, error) {
+	type answer struct {
+		at  int
+		r   reading
+		err error
+	}
+	answers := make(chan answer, len(names))
+	for i, name := range names {
+		if err := s.start(ctx, e, func(l *link) {
+			r, err := l.get(path.Join(dir, name), false)
+			answers <- answer{i, r, err}
+		}); err != nil {
+			return nil, err
+		}
+	}
+	nodes := make([]Node, len(names))
+	for range names {
+		select {
+		case a := <-answers:
+			if a.err != nil && !gone(a.err) {
+				return nil, a.err
+			}
+			if a.err == nil {
+				st := a.r.stat
+				nodes[a.at] = Node{
+					Name: names[a.at], Data: a.r.data, Owner: st.EphemeralOwner, Created: time.UnixMilli(st.Ctime),
+					Modified: time.UnixMilli(st.Mtime), Version: st.Version, Children: int(st.NumChildren),
+				}
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-e.down:
+			return nil, errLost
+		}
+	}
+	return slices.DeleteFunc(nodes, func(n Node) bool { return n.Name == "" }), nil
+}
+
+// ServicePath is a znode under which instances are registered.
+type ServicePath struct {
+	Path      string
+	Instances int // children, whether they decode or not
+}
+
+const (
+	// servicesDepth bounds how deep Services looks. SmartStack's layouts have two to four levels.
+	servicesDepth = 8
+
+	// servicesSample is how many children of one node it looks at. Instances and directories are rarely mixed.
+	servicesSample = 256
+)
+
+// Services lists the services at and below root, sorted by path: nodes with an ephemeral child, or one that decodes as
+// a registration, among their first 256. Below a service it does not look, nor deeper than eight levels, nor into
+// ZooKeeper's own nodes. It waits for a connection until ctx ends. The error wraps ErrNoPath when root does not exist.
+func (s *Session) Services(ctx context.Context, root string) ([]ServicePath, error) {
+	found, err := again(ctx, s, func(e *epoch) ([]ServicePath, error) {
+		names, err := s.names(ctx, e, s.full(root))
+		if err != nil {
+			return nil, err
+		}
+		return s.services(ctx, e, path.Clean("/"+root), names, servicesDepth)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list services below %s: %w", root, noPath(err))
+	}
+	slices.SortFunc(found, func(a, b ServicePath) int { return strings.Compare(a.Path, b.Path) })
+	return found, nil
+}
+
+func (s *Session) services(ctx context.Context, e *epoch, dir string, names []string, depth int) ([]ServicePath, error) {
+	nodes, err := s.readAll(ctx, e, s.full(dir), names[:min(len(names), servicesSample)])
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(nodes, registers) {
+		return []ServicePath{{dir, len(names)}}, nil
+	}
+	if len(names) > len(nodes) { // a large directory of directories
+		more, err := s.readAll(ctx, e, s.full(dir), names[min(len(names), servicesSample):])
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, more...)
+	}
+	var found []ServicePath
+	for _, n := range nodes {
+		below := path.Join(dir, n.Name)
+		if n.Children == 0 || depth == 0 || below == "/zookeeper" {
+			continue
+		}
+		names, err := s.names(ctx, e, s.full(below))
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		deeper, err := s.services(ctx, e, below, names, depth-1)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, deeper...)
+	}
+	return found, nil
+}
+
+// registers reports whether a node looks like a registration.
+func registers(n Node) bool {
+	if n.Owner != 0 {
+		return true
+	}
+	_, err := discovery.DecodeNerve(n.Name, n.Data)
+	return err == nil
+}

@@ -1,0 +1,609 @@
+// Package zookeeper is ZooKeeper as Myelin needs it: a session that comes back by itself, sources of snapshots, and a
+// directory to publish in. It is the only package that knows the client library and its traps.
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/sirupsen/logrus"
+)
+
+// ErrNoPath is wrapped by errors about a path that does not exist.
+var ErrNoPath = errors.New("the path does not exist")
+
+var (
+	errClosed = errors.New("the session is closed")
+	errLost   = errors.New("the connection to ZooKeeper was lost")
+)
+
+// Options of a Session. Only Hosts is needed.
+type Options struct {
+	Hosts          []string // "host:port" each; the port may be left out, a string may hold several with commas
+	Chroot         string   // put before every path; empty or absolute
+	SessionTimeout time.Duration
+	Log            logrus.FieldLogger
+
+	// HandshakeTimeout bounds a dial, and then the wait for the server's answer, before the next host's turn. 0: 3 s.
+	HandshakeTimeout time.Duration
+
+	// Watchdog is how long a client that makes no progress is borne. 0: three session timeouts, at least 30 s.
+	Watchdog time.Duration
+
+	// AntiEntropy is the mean time between full readings that check what the watches have told. 0: 7.5 minutes.
+	AntiEntropy time.Duration
+
+	// Dial opens connections. nil: net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+const (
+	defaultSessionTimeout   = 12 * time.Second
+	defaultHandshakeTimeout = 3 * time.Second
+	defaultAntiEntropy      = 450 * time.Second
+
+	// maxInFlight bounds the requests of one session that wait for an answer. More than 64 brought nothing in
+	// measurements (the server's cost per request dominates), and a server's own limit is 1,000 for all its clients.
+	maxInFlight = 64
+
+	// maxReply bounds what one reply may make the client allocate: 50,000 children are 1.8 MB.
+	maxReply = 64 << 20
+)
+
+// Session is one client of an ensemble, shared by all that need it. It connects by itself, for ever, until Close; an
+// expired session is followed by a new one. Its methods may be called from several goroutines.
+type Session struct {
+	o     Options
+	log   logrus.FieldLogger
+	hosts []string
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	all  sync.WaitGroup // every goroutine of ours, those in library calls included
+
+	slots   chan int                  // free places for requests in flight
+	started [maxInFlight]atomic.Int64 // when the request in each place began, Unix ns; 0: free
+
+	received, reads, sessions, reconnects, differences, discarded atomic.Uint64
+
+	mu       sync.Mutex // guards all below; never held across a call of the library or a logger
+	closed   bool
+	link     *link
+	up       *epoch        // nil while there is no session
+	rise     chan struct{} // closed when up is set; made anew when it is lost
+	gen      uint64
+	latest   int64       // session of the latest epoch
+	resume   credentials // of the latest session, none when it has expired
+	timeout  time.Duration
+	server   string
+	since    time.Time // of the present state
+	attempts int       // dials since up was lost
+	lastErr  string
+	warned   bool // the present loss has been said
+	refused  bool // and why servers refuse
+	routes   map[string]map[*inbox]struct{}
+	guards   map[string]struct{}
+	subs     map[chan struct{}]struct{}
+	regs     map[regKey]*registration
+}
+
+// link is one zk.Conn, with what dies with it.
+type link struct {
+	ctx     context.Context // ends when the link is given up; dials then fail
+	cancel  context.CancelFunc
+	conn    *zk.Conn
+	ready   chan struct{} // closed when conn is set
+	watches watches
+
+	made time.Time
+
+	mu      sync.Mutex // guards all below
+	wire    *wire
+	dialed  time.Time // start of the latest dial
+	reached bool      // a dial since the last session went through
+	attempt int       // dials since the last connection that lived
+	shaken  time.Time // end of the latest handshake; zero when the latest dial has come to none
+}
+
+// epoch is one established connection: what was learned under an older one may be outdated.
+type epoch struct {
+	gen     uint64
+	link    *link
+	session int64
+	down    chan struct{} // closed when the connection is lost
+}
+
+// New returns a session and starts to connect. It does not block; hosts that cannot be resolved or reached are tried
+// again for ever. A list of hosts that nobody can dial shows in Status.
+func New(o Options) *Session {
+	if o.SessionTimeout <= 0 {
+		o.SessionTimeout = defaultSessionTimeout
+	}
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = defaultHandshakeTimeout
+	}
+	if o.Watchdog <= 0 {
+		o.Watchdog = max(3*o.SessionTimeout, 30*time.Second)
+	}
+	if o.AntiEntropy <= 0 {
+		o.AntiEntropy = defaultAntiEntropy
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	if o.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		o.Log = silent
+	}
+	o.Chroot = strings.TrimSuffix(o.Chroot, "/")
+	s := &Session{
+		o: o, log: o.Log, slots: make(chan int, maxInFlight), rise: make(chan struct{}), since: time.Now(),
+		routes: map[string]map[*inbox]struct{}{}, guards: map[string]struct{}{}, subs: map[chan struct{}]struct{}{},
+		regs: map[regKey]*registration{},
+	}
+	for i := range maxInFlight {
+		s.slots <- i
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	hosts, err := parseHosts(o.Hosts)
+	if err != nil {
+		s.lastErr = err.Error()
+		s.log.WithField("err", err).Error("zookeeper hosts are unusable")
+		return s
+	}
+	s.hosts = hosts
+	s.all.Go(s.keep)
+	return s
+}
+
+// keep holds a link, and replaces one that makes no progress, until the session is closed.
+func (s *Session) keep() {
+	tick := time.NewTicker(max(s.o.Watchdog/20, 10*time.Millisecond))
+	defer tick.Stop()
+	l := s.connect()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case now := <-tick.C:
+			why := s.stuck(l, now)
+			if why == "" {
+				continue
+			}
+			s.discarded.Add(1)
+			s.log.WithField("err", why).Warn("zookeeper client makes no progress; starting it anew")
+			s.lost(l)
+			s.all.Go(l.abandon)
+			l = s.connect()
+		}
+	}
+}
+
+// stuck says why a link should be replaced. Where every dial fails nothing is wrong with the client: it goes on
+// trying, and keeps its session for when the ensemble is back.
+func (s *Session) stuck(l *link, now time.Time) string {
+	s.mu.Lock()
+	up, since := s.up != nil, s.since
+	s.mu.Unlock()
+	l.mu.Lock()
+	reached, dialed := l.reached, l.dialed
+	l.mu.Unlock()
+	switch limit := s.o.Watchdog; {
+	case up:
+		for i := range s.started {
+			if ns := s.started[i].Load(); ns != 0 && now.Sub(later(since, time.Unix(0, ns))) > limit {
+				return "a request is not answered though the connection stands"
+			}
+		}
+	case now.Sub(later(since, l.made)) <= limit:
+	case reached:
+		return "servers are reached and the session is not taken up"
+	case now.Sub(later(l.made, dialed)) > limit:
+		return "the client does not dial any more"
+	}
+	return ""
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// connect makes a zk.Conn. It does not block: the library dials in its own goroutine.
+func (s *Session) connect() *link {
+	l := &link{ready: make(chan struct{}), made: time.Now()}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	conn, events, err := zk.Connect(s.hosts, s.o.SessionTimeout,
+		zk.WithHostProvider(newProvider(s.hosts, l.ctx.Done())),
+		zk.WithDialer(func(_, address string, _ time.Duration) (net.Conn, error) { return s.dial(l, address) }),
+		zk.WithLogger(libraryLog{s.log, func(line string) { s.noteFailure(l, line) }}),
+		zk.WithEventCallback(func(ev zk.Event) { s.event(l, ev) }),
+		zk.WithMaxBufferSize(maxReply),
+	)
+	if err != nil { // only for an empty list or a failing provider, and ours does not
+		panic(fmt.Sprintf("zookeeper: connect: %v", err))
+	}
+	l.conn = conn
+	s.mu.Lock()
+	s.link = l
+	closed := s.closed
+	s.mu.Unlock()
+	close(l.ready)
+	s.all.Go(func() {
+		for range events { // closed when the library's goroutine ends; the events come through the callback
+		}
+	})
+	if closed { // Close has not seen this link
+		s.all.Go(l.abandon)
+	}
+	return l
+}
+
+// dial opens a connection for the library, paced.
+func (s *Session) dial(l *link, address string) (net.Conn, error) {
+	<-l.ready // the first events need the zk.Conn
+	l.mu.Lock()
+	if w := l.wire; w != nil {
+		// The library leaves the connection of an expired session to the garbage collector.
+		w.Close()
+		l.wire = nil
+	}
+	if !l.shaken.IsZero() && time.Since(l.shaken) > s.o.SessionTimeout/3 {
+		l.attempt = 0
+	}
+	l.shaken = time.Time{}
+	wait := pace(l.attempt, s.o.SessionTimeout, rand.Float64())
+	l.attempt++
+	l.mu.Unlock()
+	select {
+	case <-time.After(wait):
+	case <-l.ctx.Done():
+		return nil, errClosed
+	}
+
+	s.mu.Lock()
+	s.attempts++
+	resume := s.resume
+	s.mu.Unlock()
+	l.mu.Lock()
+	l.dialed = time.Now()
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(l.ctx, s.o.HandshakeTimeout)
+	defer cancel()
+	c, err := s.o.Dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	w := newWire(c, s.o.HandshakeTimeout, min(time.Second, s.o.SessionTimeout/6), resume, l.watches.used,
+		func(h handshake) { s.shaken(l, h) }, &s.received)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reached = true
+	if l.ctx.Err() != nil { // given up meanwhile: abandon has not seen this wire
+		w.Close()
+		return nil, errClosed
+	}
+	l.wire = w
+	return w, nil
+}
+
+// shaken takes in what the server says about the session.
+func (s *Session) shaken(l *link, h handshake) {
+	l.mu.Lock()
+	l.shaken = time.Now()
+	l.mu.Unlock()
+	if h.session == 0 {
+		l.watches.expire()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resume = h.credentials // none when the old session has expired
+	if h.session != 0 {
+		s.timeout = h.timeout
+	}
+}
+
+// abandon ends the link without a word to the server, so that its session stays. It blocks for up to 3 s.
+func (l *link) abandon() {
+	l.cancel()
+	l.mu.Lock()
+	w := l.wire
+	l.mu.Unlock()
+	if w != nil {
+		w.Close()
+	}
+	l.conn.Close()
+}
+
+// Close ends the session: the server deletes its ephemeral nodes at once when it can be reached. Calls that wait end
+// with an error. Close blocks until all has ended, a few seconds at most. It may be called again.
+func (s *Session) Close() {
+	s.mu.Lock()
+	again, l, up := s.closed, s.link, s.up
+	s.closed = true
+	s.mu.Unlock()
+	if again {
+		s.all.Wait()
+		return
+	}
+	s.stop()
+	if l != nil {
+		if up != nil {
+			l.conn.Close() // says goodbye, waits 1 s for the answer at most
+		}
+		l.abandon()
+	}
+	s.all.Wait()
+}
+
+// event takes the library's events, in the library's goroutine: it must not block nor call the library.
+func (s *Session) event(l *link, ev zk.Event) {
+	switch {
+	case ev.Type == zk.EventSession && ev.State == zk.StateHasSession:
+		s.connected(l, ev.Server)
+	case ev.Type == zk.EventSession:
+		s.lost(l)
+	case ev.Type == zk.EventNotWatching:
+		// All watches have ended with the session. What follows from that follows from the next connection.
+	default:
+		s.route(ev)
+	}
+}
+
+func (s *Session) connected(l *link, server string) {
+	session := l.conn.SessionID()
+	l.mu.Lock()
+	l.reached = false
+	l.mu.Unlock()
+
+	s.mu.Lock()
+	if s.closed || s.link != l || s.up != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.gen++
+	e := &epoch{gen: s.gen, link: l, session: session, down: make(chan struct{})}
+	fields := logrus.Fields{"session": hex(session), "addr": server, "duration": time.Since(s.since).Round(time.Millisecond), "attempt": s.attempts}
+	fresh := session != s.latest
+	s.latest = session
+	s.up, s.server, s.since, s.attempts, s.lastErr = e, server, time.Now(), 0, ""
+	s.warned, s.refused = false, false
+	close(s.rise)
+	for _, boxes := range s.routes {
+		for b := range boxes {
+			b.connected(e)
+		}
+	}
+	s.notify()
+	s.mu.Unlock()
+
+	if fresh {
+		s.sessions.Add(1)
+	}
+	if e.gen > 1 {
+		s.reconnects.Add(1)
+	}
+	fields["new_session"] = fresh
+	s.log.WithFields(fields).Info("zookeeper connected")
+}
+
+func (s *Session) lost(l *link) {
+	s.mu.Lock()
+	if s.up == nil || s.up.link != l {
+		s.mu.Unlock()
+		return
+	}
+	close(s.up.down)
+	s.up, s.since, s.rise = nil, time.Now(), make(chan struct{})
+	say := !s.closed && !s.warned
+	s.warned = true
+	fields := logrus.Fields{"addr": s.server, "err": s.lastErr}
+	s.mu.Unlock()
+	if say {
+		s.log.WithFields(fields).Warn("zookeeper connection lost; what is known stays in force")
+	}
+}
+
+// noteFailure remembers why the library does not get through. The first time in an outage it is said as well.
+func (s *Session) noteFailure(l *link, why string) {
+	s.mu.Lock()
+	if s.closed || s.link != l {
+		s.mu.Unlock()
+		return
+	}
+	s.lastErr = why
+	say := s.up == nil && !s.refused
+	if s.up == nil {
+		s.warned, s.refused = true, true
+	}
+	server := l.conn.Server()
+	s.mu.Unlock()
+	if say {
+		s.log.WithFields(logrus.Fields{"addr": server, "err": why}).Warn("zookeeper cannot be reached; trying on")
+	}
+}
+
+// route hands a watch's event to those who look at the path or at its parent.
+func (s *Session) route(ev zk.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for b := range s.routes[ev.Path] {
+		b.changed(true, "")
+	}
+	parent, child := path.Split(ev.Path)
+	for b := range s.routes[trimSlash(parent)] {
+		b.changed(false, child)
+	}
+	if _, ok := s.guards[ev.Path]; ok {
+		s.notify()
+	}
+}
+
+func trimSlash(p string) string {
+	if len(p) > 1 {
+		return strings.TrimSuffix(p, "/")
+	}
+	return p
+}
+
+// notify tells subscribers. The caller holds mu.
+func (s *Session) notify() {
+	for c := range s.subs {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// full puts the chroot before a path.
+func (s *Session) full(p string) string {
+	if p = path.Clean("/" + p); p == "/" && s.o.Chroot != "" {
+		return s.o.Chroot
+	}
+	return s.o.Chroot + p
+}
+
+// await blocks until there is a connection.
+func (s *Session) await(ctx context.Context) (*epoch, error) {
+	for {
+		s.mu.Lock()
+		e, rise, why := s.up, s.rise, s.lastErr
+		s.mu.Unlock()
+		if e != nil {
+			return e, nil
+		}
+		select {
+		case <-rise:
+		case <-s.ctx.Done():
+			return nil, errClosed
+		case <-ctx.Done():
+			if why != "" {
+				return nil, fmt.Errorf("no connection to ZooKeeper: %s: %w", why, ctx.Err())
+			}
+			return nil, fmt.Errorf("no connection to ZooKeeper: %w", ctx.Err())
+		}
+	}
+}
+
+// goTracked runs f in a goroutine that Close waits for. It fails when the session is closed.
+func (s *Session) goTracked(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosed
+	}
+	s.all.Go(f)
+	return nil
+}
+
+// start runs f, which makes one request, in a goroutine. The library's calls know neither contexts nor deadlines: one
+// may last until the connection is given up, and who waits for it must be able to leave. The goroutine then stays
+// behind; at most maxInFlight of them can. start blocks while all places are taken, and fails when ctx or the
+// connection ends first; f is then not run.
+func (s *Session) start(ctx context.Context, e *epoch, f func(*link)) error {
+	var place int
+	select {
+	case place = <-s.slots:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.down:
+		return errLost
+	}
+	s.started[place].Store(time.Now().UnixNano())
+	s.reads.Add(1)
+	release := func() {
+		s.started[place].Store(0)
+		s.slots <- place
+	}
+	err := s.goTracked(func() {
+		defer release()
+		f(e.link)
+	})
+	if err != nil {
+		release()
+	}
+	return err
+}
+
+// call runs one reading request and waits for its result, for ctx, or for the loss of the connection.
+func call[T any](ctx context.Context, s *Session, e *epoch, f func(*link) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	var none T
+	if err := s.start(ctx, e, func(l *link) {
+		v, err := f(l)
+		done <- result{v, err}
+	}); err != nil {
+		return none, err
+	}
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-e.down:
+		return none, errLost
+	}
+}
+
+// Status is what a session knows about itself at one moment.
+type Status struct {
+	Connected bool
+	Session   string        // hexadecimal, as ZooKeeper's tools write it; empty before the first
+	Timeout   time.Duration // of the session, as the server decided; 0 before the first
+	Server    string        // host:port connected to, or the last one
+	Since     time.Time     // of the present state
+	Attempts  int           // dials since the connection was lost
+	Error     string        // why it is not connected, in words; empty when it is or nothing failed yet
+}
+
+// Status returns the present state. It does not block.
+func (s *Session) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{Connected: s.up != nil, Timeout: s.timeout, Server: s.server, Since: s.since, Attempts: s.attempts}
+	if s.resume.session != 0 {
+		st.Session = hex(s.resume.session)
+	}
+	if s.up == nil {
+		st.Error = s.lastErr
+	}
+	return st
+}
+
+func hex(session int64) string { return fmt.Sprintf("0x%x", uint64(session)) }
+
+// Stats are counters since New.
+type Stats struct {
+	Reads       uint64 // reading requests sent
+	Bytes       uint64 // received, of all kinds
+	Sessions    uint64 // sessions opened
+	Reconnects  uint64 // connections established after the first
+	Differences uint64 // changes found that no watch had told of; stays 0 while all is well
+	Discarded   uint64 // clients thrown away by the watchdog
+}
+
+// Stats returns the counters.
+func (s *Session) Stats() Stats {
+	return Stats{
+		Reads: s.reads.Load(), Bytes: s.received.Load(), Sessions: s.sessions.Load(), Reconnects: s.reconnects.Load(),
+		Differences: s.differences.Load(), Discarded: s.discarded.Load(),
+	}
+}

@@ -1,0 +1,204 @@
+package zookeeper
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// Decode turns one znode into an instance. Its errors are about the one node; a *discovery.RejectError carries the
+// reason.
+type Decode func(node string, data []byte) (discovery.Instance, error)
+
+// node is one child as it was last read. It never changes; a child that does gets a new one.
+type node struct {
+	name         string
+	czxid, mzxid int64 // of the reading; both 0 when the name alone was decoded
+	instance     discovery.Instance
+	rejection    *discovery.Rejection // nil: instance is valid
+	dropped      bool                 // no longer in the view; set once, before the next merge
+}
+
+// view is what is known of one path's children. Its methods are pure but for the view itself.
+type view struct {
+	decode Decode
+	nodes  map[string]*node
+
+	// Both sorted, brought up to date by settle.
+	accepted, rejected []*node
+	fresh              []*node // not yet in them
+	stale              bool    // some in them are dropped
+
+	missing bool
+	changed bool // since the last snapshot
+}
+
+func newView(decode Decode) *view {
+	return &view{decode: decode, nodes: map[string]*node{}, changed: true}
+}
+
+// list takes in the children's names and returns those that have to be read for the first time, and those that are
+// gone.
+func (v *view) list(names []string) (unknown, gone []string) {
+	v.missing, v.changed = false, v.changed || v.missing
+	present := 0
+	for _, name := range names {
+		if v.nodes[name] != nil {
+			present++
+			continue
+		}
+		if n := v.fromName(name); n != nil {
+			v.put(n)
+			present++
+			continue
+		}
+		unknown = append(unknown, name)
+	}
+	if present < len(v.nodes) {
+		listed := make(map[string]bool, len(names))
+		for _, name := range names {
+			listed[name] = true
+		}
+		for name := range v.nodes {
+			if !listed[name] {
+				gone = append(gone, name)
+				v.remove(name)
+			}
+		}
+	}
+	return unknown, gone
+}
+
+// fromName decodes a child whose name carries the payload, which saves reading it; nil for all others.
+func (v *view) fromName(name string) *node {
+	if _, ok := discovery.DecodeName(name); !ok {
+		return nil
+	}
+	in, err := v.decode(name, nil)
+	if err != nil {
+		return nil
+	}
+	return &node{name: name, instance: in}
+}
+
+// absent takes in that the path does not exist.
+func (v *view) absent() {
+	v.changed = v.changed || !v.missing
+	v.missing = true
+	for name := range v.nodes {
+		v.remove(name)
+	}
+}
+
+// same reports whether a reading is what is known of a child already.
+func (n *node) same(r reading) bool {
+	return n != nil && n.czxid == r.stat.Czxid && n.mzxid == r.stat.Mzxid
+}
+
+// decoded makes a child of its reading. Other than the rest of view it may run in several goroutines.
+func (v *view) decoded(name string, r reading) *node {
+	n := &node{name: name, czxid: r.stat.Czxid, mzxid: r.stat.Mzxid}
+	created, modified := time.UnixMilli(r.stat.Ctime), time.UnixMilli(r.stat.Mtime)
+	in, err := v.decode(name, r.data)
+	if err != nil {
+		reason := discovery.ReasonUndecodable
+		detail := err.Error()
+		if rejected, ok := errors.AsType[*discovery.RejectError](err); ok {
+			reason, detail = rejected.Reason, rejected.Detail
+		}
+		n.rejection = &discovery.Rejection{
+			Node: name, Reason: reason, Detail: detail, Session: r.stat.EphemeralOwner, Created: created, Modified: modified,
+		}
+		return n
+	}
+	in.Session, in.Created, in.Modified = r.stat.EphemeralOwner, created, modified
+	n.instance = in
+	return n
+}
+
+// unreadable takes in that a child may not be read. What is known of it stays.
+func (v *view) unreadable(name string) {
+	if v.nodes[name] == nil {
+		v.put(&node{name: name, rejection: &discovery.Rejection{
+			Node: name, Reason: discovery.ReasonUnreadable, Detail: "its ACL does not let this client read it",
+		}})
+	}
+}
+
+func (v *view) put(n *node) {
+	v.remove(n.name)
+	v.nodes[n.name] = n
+	v.fresh = append(v.fresh, n)
+	v.changed = true
+}
+
+// remove takes a child out; it need not be there.
+func (v *view) remove(name string) {
+	if n := v.nodes[name]; n != nil {
+		n.dropped = true
+		delete(v.nodes, name)
+		v.stale, v.changed = true, true
+	}
+}
+
+// settle brings the sorted lists up to date.
+func (v *view) settle() {
+	if len(v.fresh) == 0 && !v.stale {
+		return
+	}
+	var accepted, rejected []*node
+	for _, n := range v.fresh {
+		switch {
+		case n.dropped:
+		case n.rejection != nil:
+			rejected = append(rejected, n)
+		default:
+			accepted = append(accepted, n)
+		}
+	}
+	v.accepted = merge(v.accepted, accepted, func(a, b *node) int { return discovery.Compare(a.instance, b.instance) })
+	v.rejected = merge(v.rejected, rejected, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+	v.fresh, v.stale = nil, false
+}
+
+// merge takes what is dropped out of the sorted old and puts fresh in. It works in place.
+func merge(old, fresh []*node, compare func(a, b *node) int) []*node {
+	out := slices.DeleteFunc(old, func(n *node) bool { return n.dropped })
+	const few = 32 // each costs a search and a move; beyond, sorting all is cheaper
+	if len(fresh) > few {
+		out = append(out, fresh...)
+		slices.SortFunc(out, compare)
+		return out
+	}
+	for _, n := range fresh {
+		i, _ := slices.BinarySearchFunc(out, n, compare)
+		out = slices.Insert(out, i, n)
+	}
+	return out
+}
+
+// snapshot returns the view as it is. The caller numbers it.
+func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
+	v.settle()
+	snap := discovery.Snapshot{Service: service, Missing: v.missing, At: at}
+	snap.Instances = make([]discovery.Instance, len(v.accepted))
+	for i, n := range v.accepted {
+		snap.Instances[i] = n.instance
+	}
+	snap.Rejected = make([]discovery.Rejection, len(v.rejected))
+	for i, n := range v.rejected {
+		snap.Rejected[i] = *n.rejection
+	}
+	return snap
+}
+
+// gone reports whether an error says that a node does not exist.
+func gone(err error) bool { return errors.Is(err, zk.ErrNoNode) }
+
+// forbidden reports whether an error says that a node may not be read.
+func forbidden(err error) bool { return errors.Is(err, zk.ErrNoAuth) }
