@@ -75,16 +75,19 @@ func legalName(s string) bool {
 // object has the name itself and number 1, later ones end in "-g2", "-g3" and so on. A server object keeps its
 // address and options for life; a changed server is a new object, and the old one is retired beside it.
 func Generation(name string) (base string, number int) {
-	i := strings.LastIndex(name, "-g")
-	if i < 1 || name[i-1] < '0' || name[i-1] > '9' { // what ServerName makes ends in its port
+	digit := func(c byte) bool { return '0' <= c && c <= '9' }
+	i := len(name)
+	for i > 0 && digit(name[i-1]) {
+		i--
+	}
+	if i < 3 || name[i-2:i] != "-g" || !digit(name[i-3]) { // what ServerName makes ends in its port
 		return name, 1
 	}
-	digits := name[i+2:]
-	n, err := strconv.Atoi(digits)
-	if err != nil || n < 2 || n > 1<<20 || strconv.Itoa(n) != digits {
+	n, err := strconv.Atoi(name[i:])
+	if err != nil || n < 2 || n > 1<<20 || name[i] == '0' {
 		return name, 1
 	}
-	return name[:i], n
+	return name[:i-2], n
 }
 
 // GenerationName is the name of a server's object number n.

@@ -280,24 +280,19 @@ func (d *backendDiff) index() {
 	d.matched = make([]bool, len(d.found))
 	for i, s := range d.found {
 		base, _ := Generation(s.Name)
-		d.before[i] = -1
-		if j, ok := d.last[base]; ok {
-			d.before[i] = j
-		}
+		d.before[i] = d.latest(base)
 		d.last[base] = i
 		// A server that its check holds down (stopped) takes no traffic either.
 		d.rescued = d.rescued || s.Admin == Ready && s.Op != OpStopped
 	}
 }
 
-// objects yields the found objects of a base name.
-func (d *backendDiff) objects(base string) func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		i, ok := d.last[base]
-		for ok && i >= 0 && yield(i) {
-			i = d.before[i]
-		}
+// latest is the last found object of a base name, whose predecessors are in before; -1: none.
+func (d *backendDiff) latest(base string) int {
+	if i, ok := d.last[base]; ok {
+		return i
 	}
+	return -1
 }
 
 func (d *backendDiff) foreign(s Server) bool { return d.view.Foreign[Key{d.backend, s.Name}] }
@@ -306,7 +301,7 @@ func (d *backendDiff) foreign(s Server) bool { return d.view.Foreign[Key{d.backe
 // latest. -1: none.
 func (d *backendDiff) match(base string, w Server) int {
 	best := -1
-	for i := range d.objects(base) {
+	for i := d.latest(base); i >= 0; i = d.before[i] {
 		s := d.found[i]
 		if d.matched[i] || !sameAddr(s.Addr, w.Addr) {
 			continue
@@ -341,9 +336,8 @@ func (d *backendDiff) adjust(found, w Server) {
 	s := found
 	s.Weight, s.Admin, s.Options, s.Cookie = w.Weight, w.Admin, w.Options, w.Cookie
 
-	returns := w.Admin == Ready && found.Admin != Ready
 	ready, weight := phaseReady, phaseWeight
-	if returns {
+	if w.Admin == Ready && found.Admin != Ready {
 		ready = d.rescue(phaseReady)
 		weight = ready // the right weight before the traffic
 	}
@@ -351,13 +345,16 @@ func (d *backendDiff) adjust(found, w Server) {
 	if found.Weight != w.Weight && !found.Agent.Running() {
 		d.step(weight, StepWeight, s, fmt.Sprintf("weight %d, wanted %d", found.Weight, w.Weight))
 	}
+	if found.Admin == w.Admin {
+		return
+	}
 	why := found.Admin.String() + ", wanted " + w.Admin.String()
-	switch {
-	case returns:
+	switch w.Admin {
+	case Ready:
 		d.step(ready, StepReady, s, why)
-	case w.Admin == Drain && found.Admin != Drain:
+	case Drain:
 		d.step(phaseRetire, StepDrain, s, why)
-	case w.Admin == Maint && found.Admin != Maint:
+	case Maint:
 		d.step(phaseRetire, StepMaint, s, why)
 	}
 }
@@ -366,7 +363,7 @@ func (d *backendDiff) adjust(found, w Server) {
 func (d *backendDiff) add(base string, w Server) {
 	why := "wanted, not there"
 	highest := 0
-	for i := range d.objects(base) {
+	for i := d.latest(base); i >= 0; i = d.before[i] {
 		_, n := Generation(d.found[i].Name)
 		if n > highest {
 			highest = n

@@ -56,6 +56,26 @@ func TestParseState20(t *testing.T) {
 	assert.Equal(t, want, state)
 }
 
+// TestParseStateOfAScatteredBackend: rows of one backend that do not follow one another are all kept, apart from
+// those of others.
+func TestParseStateOfAScatteredBackend(t *testing.T) {
+	row := func(backend, name string) string {
+		return "3 " + backend + " 4 " + name + " 10.0.0.1 2 0 1 1 9 1 0 0 0 0 0 0 - 80 -\n"
+	}
+	state, err := ParseState("1\n" + header20 + "\n" + row("a", "1") + row("a", "2") + row("b", "3") + row("a", "4") + row("b", "5"))
+	require.NoError(t, err)
+	names := func(servers []Server) (out []string) {
+		for _, s := range servers {
+			out = append(out, s.Name)
+		}
+		return out
+	}
+	assert.Equal(t, []string{"1", "2", "4"}, names(state["a"]))
+	assert.Equal(t, []string{"3", "5"}, names(state["b"]))
+	_ = append(state["a"], Server{Name: "x"})
+	assert.Equal(t, "3", state["b"][0].Name, "no backend can grow into another")
+}
+
 // TestAdminBits: bit 4 ("disabled" in the configuration) and bit 64 (a name set over the socket) are history only.
 func TestAdminBits(t *testing.T) {
 	for bits, want := range map[int]Admin{
@@ -151,7 +171,7 @@ func FuzzParseState(f *testing.F) {
 		// Every row has become a server, and none can be anything but one word in a command.
 		rows := 0
 		for i, line := range strings.Split(reply, "\n") {
-			if i > 1 && strings.TrimRight(line, "\r") != "" {
+			if i > 1 && strings.TrimRight(line, " \r") != "" {
 				rows++
 			}
 		}
