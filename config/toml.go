@@ -30,7 +30,7 @@ func parseTOML(file string, data []byte) (*node, error) {
 func tomlSyntax(err error) error {
 	var pe toml.ParseError
 	if !errors.As(err, &pe) {
-		return &syntaxError{text: err.Error()}
+		return &syntaxError{line: 1, text: err.Error()}
 	}
 	text := strings.TrimSuffix(pe.Message, ".")
 	switch {
@@ -41,7 +41,8 @@ func tomlSyntax(err error) error {
 	case strings.Contains(text, "out of range for int64"):
 		text = "a number of more than 64 bits, which TOML does not have; write it as a string"
 	}
-	return &syntaxError{line: pe.Position.Line, key: pe.LastKey, text: text}
+	// At the end of the text toml 1.6.0 names the line before, which a text of one line does not have.
+	return &syntaxError{line: max(1, pe.Position.Line), key: pe.LastKey, text: text}
 }
 
 // tomlBuilder joins the library's values with the places of their keys.
