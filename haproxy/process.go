@@ -30,9 +30,11 @@ const (
 	settleTimeout = 5 * time.Second        // between the end of the starting program and an answer of the master
 	lookEvery     = 100 * time.Millisecond // is HAProxy alive, where the master socket does not tell
 	fileEvery     = 50 * time.Millisecond
-	askEvery      = 10 * time.Millisecond // while a start or a reload is under way
-	askTimeout    = 2 * time.Second       // one question to the master
-	logMost       = 1 << 20               // bytes of LogPath that are kept over a start
+	execEvery     = time.Millisecond       // while a process has no command line
+	execTimeout   = 200 * time.Millisecond // and the end of that
+	askEvery      = 10 * time.Millisecond  // while a start or a reload is under way
+	askTimeout    = 2 * time.Second        // one question to the master
+	logMost       = 1 << 20                // bytes of LogPath that are kept over a start
 )
 
 // ErrNotRunning is what Reload returns when there is no HAProxy. The next one starts with the file as it is then.
@@ -92,8 +94,9 @@ func NewProcess(o ProcessOptions) *Process {
 	return &Process{o: o, check: CheckWith(o.Binary, startTimeout), started: make(chan struct{}, 1)}
 }
 
-// Started gets a value after HAProxy was started or adopted, and when it begins a reload, whoever asked for it: it is
-// time to look at its state again. Its capacity is one; what is not taken is merged.
+// Started gets a value after HAProxy was started or adopted, and when it begins and ends a reload, whoever asked for
+// it: it is time to look at its state again. There may be one too many, never one too few. Its capacity is one; what is
+// not taken is merged.
 func (p *Process) Started() <-chan struct{} { return p.started }
 
 // MasterSocket is the absolute path of the master CLI's socket.
@@ -237,7 +240,7 @@ func (p *Process) find(ctx context.Context) (int, error) {
 		return m.pid, nil
 	}
 	if text, err := os.ReadFile(p.o.PidPath); err == nil {
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && p.isOurs(pid) {
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && p.isOurs(ctx, pid) {
 			return pid, nil
 		}
 	}
@@ -245,10 +248,10 @@ func (p *Process) find(ctx context.Context) (int, error) {
 	if worker == 0 {
 		return 0, nil
 	}
-	if pid := parent(worker); p.isOurs(pid) {
+	if pid := parent(worker); p.isOurs(ctx, pid) {
 		return pid, nil // someone removed the pid file and the master's socket
 	}
-	if p.isOurs(worker) {
+	if p.isOurs(ctx, worker) {
 		return 0, fmt.Errorf("find HAProxy: %w", errOrphan)
 	}
 	return 0, fmt.Errorf("find HAProxy: process %d, which was not started from %s, answers on %s; stop it, or leave "+
@@ -274,36 +277,56 @@ func (p *Process) workerPid(ctx context.Context) int {
 
 // parent is the pid of a process's parent, 0 where that cannot be told.
 func parent(pid int) int {
+	ppid, _ := strconv.Atoi(procStatus(pid, "PPid:"))
+	return ppid
+}
+
+// procStatus is a value of /proc/PID/status, empty where there is none.
+func procStatus(pid int, key string) string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0
+		return ""
 	}
 	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
-			ppid, _ := strconv.Atoi(strings.TrimSpace(value))
-			return ppid
+		if value, ok := strings.CutPrefix(line, key); ok {
+			return strings.TrimSpace(value)
 		}
 	}
-	return 0
+	return ""
 }
 
 // isOurs tells whether pid is a living HAProxy started with our files. Pids are reused, so its command line decides,
 // which a reload keeps. Where there is no /proc the answer is no, and the master socket is the only witness.
-func (p *Process) isOurs(pid int) bool {
+func (p *Process) isOurs(ctx context.Context, pid int) bool {
 	if pid <= 1 {
 		return false
 	}
-	// A dead process whose parent does not care has an empty command line (Linux), so it is no longer ours.
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return false
+	ctx, cancel := context.WithTimeout(ctx, execTimeout) // a kernel thread never has a command line
+	defer cancel()
+	for {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return false
+		}
+		if len(text) > 0 {
+			args := strings.Split(string(text), "\x00")
+			return follows(args, "-f", p.o.ConfigPath) && follows(args, "-p", p.o.PidPath)
+		}
+		// Linux shows no command line of a dead process whose parent has not asked for it yet, nor, for a moment, of
+		// one that is executing itself anew, as the master does for a reload.
+		if state := procStatus(pid, "State:"); state == "" || strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
+			return false
+		}
+		if !sleep(ctx, execEvery) {
+			return false
+		}
 	}
-	args := strings.Split(string(text), "\x00")
-	has := func(flag, value string) bool {
-		i := slices.Index(args, flag)
-		return i >= 0 && i+1 < len(args) && args[i+1] == value
-	}
-	return has("-f", p.o.ConfigPath) && has("-p", p.o.PidPath)
+}
+
+// follows tells whether value stands behind flag.
+func follows(args []string, flag, value string) bool {
+	i := slices.Index(args, flag)
+	return i >= 0 && i+1 < len(args) && args[i+1] == value
 }
 
 // start starts HAProxy and returns the master's pid. The error has HAProxy's own words.
@@ -388,11 +411,11 @@ func readFrom(path string, offset int64) string {
 // regular look is for a HAProxy whose socket someone removed.
 func (p *Process) watch(ctx context.Context, pid int) {
 	for {
-		sawMaster := p.hold(ctx, pid)
+		held := p.hold(ctx, pid)
 		if ctx.Err() != nil || !p.alive(ctx, pid) {
 			return
 		}
-		if sawMaster {
+		if held {
 			p.signal()
 		}
 	}
@@ -407,17 +430,18 @@ func (p *Process) hold(ctx context.Context, pid int) bool {
 		return false
 	}
 	defer m.Close()
-	// What happened before the connection was there is not told by it.
+	// The connection does not tell what happened before it was there: a death is looked for, a reload assumed.
 	if !p.alive(ctx, pid) {
 		return true
 	}
+	p.signal()
 	return m.Wait(ctx) == nil
 }
 
 // alive tells whether the master is still this one. Between the end of a held connection and the first answer of a
 // master that executes itself anew are milliseconds in which only its pid speaks for it.
 func (p *Process) alive(ctx context.Context, pid int) bool {
-	if p.isOurs(pid) {
+	if p.isOurs(ctx, pid) {
 		return true
 	}
 	m, err := p.master(ctx)
