@@ -166,6 +166,8 @@ func (g *generation) take(snap discovery.Snapshot) {
 
 	log := g.log.WithField("service", v.service.Name)
 	switch {
+	case v.held != "" && v.held != old.held && !v.known:
+		log.Warn("no instance is known; HAProxy keeps what it has: " + v.held)
 	case v.held != "" && v.held != old.held:
 		log.WithField("instances", len(v.active)).Warn("the last good set stays in force: " + v.held)
 	case v.held == "" && old.held != "":

@@ -23,6 +23,7 @@ const (
 	retryLeast    = 5 * time.Millisecond
 	retryMost     = time.Second
 	socketTimeout = 10 * time.Second // a whole round; a stuck HAProxy must not stop the next try
+	startPatience = 2 * time.Second  // a HAProxy that is being started is not reported as missing
 	deletesARound = 4                // deletion is HAProxy's riskiest command: few, and only when nothing else is due
 )
 
@@ -47,6 +48,7 @@ type reconciler struct {
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
 	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
 	unfit    map[string]string
+	warned   bool // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
 }
@@ -544,9 +546,10 @@ func (r *reconciler) note(ctx context.Context, err error) {
 	switch {
 	case connected && !old.Connected:
 		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers")
-	case !connected && (old.Connected || old.Error == ""):
-		r.log.WithField("err", err).Warn("HAProxy does not answer; it keeps what it has, and is tried again")
+	case !connected && !r.warned && (old.Connected || time.Since(old.Since) > startPatience):
+		r.log.WithField("err", err).Warn("HAProxy does not answer; it is tried again, and found as it is")
 	}
+	r.warned = !connected && (r.warned || old.Connected || time.Since(old.Since) > startPatience)
 	if errors.Is(err, errRefused) && old.Error != err.Error() {
 		r.log.WithField("err", err).Warn("HAProxy refused a command; the rest was applied, and it is tried again")
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
 // Status is what the agent knows at one moment: the answer of /api/v1/status.
@@ -74,4 +75,14 @@ func serviceStatus(v view, b wantedBackend) ServiceStatus {
 
 func rejected(r discovery.Rejection) Rejected {
 	return Rejected{Node: r.Node, Reason: r.Reason, Detail: r.Detail}
+}
+
+func zookeeperStatus(ensemble string, s zookeeper.Status) ZooKeeperStatus {
+	z := ZooKeeperStatus{
+		Ensemble: ensemble, Connected: s.Connected, Since: s.Since, Session: s.Session, Server: s.Server, Error: s.Error,
+	}
+	if s.Timeout > 0 {
+		z.Timeout = s.Timeout.String()
+	}
+	return z
 }

@@ -63,7 +63,7 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	if s.KeepDefaultServers {
 		candidates = append(slices.Clone(found), defaults...)
 	}
-	candidates = dedupe(override(candidates, s.BackendPortOverride))
+	candidates = discovery.Dedup(override(candidates, s.BackendPortOverride))
 
 	held := ""
 	switch {
@@ -81,7 +81,7 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	case len(candidates) > 0 && held == "":
 		v.known, v.active = true, candidates
 	case len(defaults) > 0:
-		v.known, v.active = true, dedupe(override(defaults, s.BackendPortOverride))
+		v.known, v.active = true, discovery.Dedup(override(defaults, s.BackendPortOverride))
 	case held != "" && s.UsePreviousBackends:
 		// The last good set stays; when this process knows none, what HAProxy and its file hold stays.
 	default:
@@ -131,24 +131,6 @@ func override(instances []discovery.Instance, port uint16) []discovery.Instance 
 		}
 	}
 	return out
-}
-
-// dedupe keeps the first of the instances that share endpoint and name: an old and a new registrar may both publish
-// one service while a fleet is moved.
-func dedupe(instances []discovery.Instance) []discovery.Instance {
-	type identity struct {
-		endpoint discovery.Endpoint
-		name     string
-	}
-	seen := make(map[identity]bool, len(instances))
-	return slices.DeleteFunc(slices.Clone(instances), func(in discovery.Instance) bool {
-		id := identity{in.Endpoint, in.Name}
-		if seen[id] {
-			return true
-		}
-		seen[id] = true
-		return false
-	})
 }
 
 // defaultInstances are the service's static servers. The configuration has checked them.

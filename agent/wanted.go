@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
@@ -98,7 +99,7 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	case len(k.onDisk[b.name]) > 0:
 		b.servers = k.onDisk[b.name]
 	default:
-		defaults := dedupe(override(defaultInstances(v.service), v.service.BackendPortOverride))
+		defaults := discovery.Dedup(override(defaultInstances(v.service), v.service.BackendPortOverride))
 		b.servers, b.refused = b.backend.servers(defaults, k.lookup)
 	}
 	b.rev = 1

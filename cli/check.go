@@ -52,7 +52,7 @@ func (a *app) check(path string, strict bool) error {
 	for _, p := range problems {
 		fmt.Fprintln(a.errs, p.String())
 	}
-	fmt.Fprintf(a.out, "%s: a %s file, %s, usable\n", path, kind, plural(services, "service"))
+	fmt.Fprintf(a.out, "%s: %s file, %s, usable\n", path, kind, plural(services, "service"))
 	return nil
 }
 

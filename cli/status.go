@@ -121,6 +121,8 @@ func (a *app) printStatus(st agent.Status) {
 			read = age(now, s.ReadAt) + " ago"
 		}
 		switch {
+		case s.Held != "" && !s.Known:
+			note = "no instance is known; HAProxy keeps what it has: " + s.Held
 		case s.Held != "" && s.HeldFrom != nil:
 			note = fmt.Sprintf("the last good set stays for %s: %s", age(now, *s.HeldFrom), s.Held)
 		case !s.Known:

@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+func nameserver(host, _ string) (netip.Addr, bool) {
+	if host == "web.example.com" {
+		return netip.MustParseAddr("10.7.7.7"), true
+	}
+	return netip.Addr{}, false
+}
+
+// line writes a server as in haproxy.cfg, without the id, which follows from the address.
+func line(s haproxy.Server) string {
+	words := []string{s.Name, s.Addr.String(), fmt.Sprintf("weight=%d", s.Weight)}
+	if s.Cookie != "" {
+		words = append(words, "cookie="+s.Cookie)
+	}
+	if s.Admin != haproxy.Ready {
+		words = append(words, s.Admin.String())
+	}
+	return strings.Join(append(words, s.Options...), " ")
+}
+
+func TestServers(t *testing.T) {
+	agent := func(edit func(*config.Agent, *config.Service)) *config.Agent {
+		c := &config.Agent{}
+		c.HAProxy.UseNerveWeights = true
+		s := config.Service{Name: "svc"}
+		edit(c, &s)
+		c.Services = []config.Service{s}
+		return c
+	}
+	hostile := func(options ...string) []discovery.Instance {
+		in := instances(t, "a@10.0.0.1:80")
+		in[0].ServerOptions = options
+		return in
+	}
+	for _, tc := range []struct {
+		name   string
+		config *config.Agent
+		active []discovery.Instance
+		want   []string
+		bad    string
+	}{
+		{"Synapse's name, the registry's weight",
+			agent(func(*config.Agent, *config.Service) {}), instances(t, "web@10.0.0.1:80,7"),
+			[]string{"web_10.0.0.1:80 10.0.0.1:80 weight=7"}, ""},
+		{"use_nerve_weights = false", agent(func(c *config.Agent, s *config.Service) {
+			c.HAProxy.UseNerveWeights = false
+			s.HAProxy.ServerOptions = "weight 3 check"
+		}), instances(t, "web@10.0.0.1:80,7"), []string{"web_10.0.0.1:80 10.0.0.1:80 weight=3 check"}, ""},
+		{"a weight beyond HAProxy's range is cut", agent(func(*config.Agent, *config.Service) {}),
+			instances(t, "web@10.0.0.1:80,1000"), []string{"web_10.0.0.1:80 10.0.0.1:80 weight=256"}, ""},
+		{"default-server, then server_options, then the registration's",
+			agent(func(c *config.Agent, s *config.Service) {
+				c.HAProxy.Defaults = []string{"default-server inter 5s"}
+				s.HAProxy.ServerOptions = "check port %{port} resolvers dns init-addr none"
+			}), hostile("backup"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1 inter 5s check port 80 backup"}, ""},
+		{"a cookie where a directive is in force",
+			agent(func(_ *config.Agent, s *config.Service) { s.HAProxy.Backend = []string{"cookie SRV insert"} }),
+			instances(t, "a@10.0.0.1:80"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1 cookie=a_10.0.0.1:80"}, ""},
+		{"no cookie in tcp mode",
+			agent(func(_ *config.Agent, s *config.Service) {
+				s.HAProxy.Backend = []string{"cookie SRV insert", "mode tcp"}
+			}), instances(t, "a@10.0.0.1:80"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1"}, ""},
+		{"a host name is resolved", agent(func(*config.Agent, *config.Service) {}),
+			instances(t, "a@web.example.com:80"), []string{"a_web.example.com:80 10.7.7.7:80 weight=1"}, ""},
+		{"one that is unknown costs only itself", agent(func(*config.Agent, *config.Service) {}),
+			instances(t, "a@nowhere.example.com:80", "b@10.0.0.1:80"),
+			[]string{"b_10.0.0.1:80 10.0.0.1:80 weight=1"}, "does not resolve"},
+		{"options that the registry may not set", agent(func(*config.Agent, *config.Service) {}),
+			hostile("source", "1.2.3.4"), nil, "not allowed from the registry"},
+		{"disabled by the registration", agent(func(*config.Agent, *config.Service) {}),
+			hostile("disabled"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1 maint"}, ""},
+		{"IPv6", agent(func(*config.Agent, *config.Service) {}), instances(t, "a@2001:db8::1:80"),
+			[]string{"a_2001:db8::1:80 [2001:db8::1]:80 weight=1"}, ""},
+		{"two registrations, one server name", agent(func(*config.Agent, *config.Service) {}),
+			append(instances(t, "a_b@10.0.0.1:80"), instances(t, "a_b@10.0.0.1:80")...),
+			[]string{"a_b_10.0.0.1:80 10.0.0.1:80 weight=1"}, "same server name"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := newComposer(tc.config, nameserver, nil)
+			servers, bad := k.backends[0].servers(tc.active, nameserver)
+			var got []string
+			for _, s := range servers {
+				require.NotZero(t, s.ID)
+				got = append(got, line(s))
+			}
+			require.Equal(t, tc.want, got)
+			if tc.bad == "" {
+				require.Empty(t, bad)
+			} else {
+				require.Len(t, bad, 1)
+				require.Contains(t, bad[0].Reason, tc.bad)
+			}
+		})
+	}
+}
+
+// TestUnknownKeepsItsServers: a service nobody has told about keeps in the file what the file had, and is not
+// compared with HAProxy.
+func TestUnknownKeepsItsServers(t *testing.T) {
+	c := &config.Agent{Services: []config.Service{
+		{Name: "known", UsePreviousBackends: true},
+		{Name: "unknown", UsePreviousBackends: true},
+		{Name: "new", UsePreviousBackends: true, DefaultServers: []config.DefaultServer{{Name: "d", Host: "10.5.5.5", Port: 5}}},
+	}}
+	old := haproxy.Server{Name: "a_10.0.0.9:80", Addr: netip.MustParseAddrPort("10.0.0.9:80"), ID: 5, Weight: 1}
+	k := newComposer(c, nameserver, haproxy.State{"unknown": {old}, "known": {old}})
+	views := []view{newView(c.Services[0]), newView(c.Services[1]), newView(c.Services[2])}
+	views[0] = views[0].next(discovery.Snapshot{Instances: instances(t, "b@10.0.0.2:80")}, time.Now())
+	w := k.all(views, nil)
+
+	require.Equal(t, []string{"known"}, slices.Collect(maps.Keys(w.state(w.names()))), "only what is known is compared")
+	file := w.forFile()
+	require.Equal(t, []haproxy.Server{old}, file["unknown"])
+	require.Equal(t, "b_10.0.0.2:80", file["known"][0].Name)
+	require.Equal(t, "d_10.5.5.5:5", file["new"][0].Name, "default servers serve until the registry speaks")
+}
+
+// TestRevisions: a backend's revision moves when, and only when, HAProxy would notice.
+func TestRevisions(t *testing.T) {
+	c := &config.Agent{Services: []config.Service{{Name: "a"}, {Name: "b"}}}
+	k := newComposer(c, nameserver, nil)
+	views := []view{newView(c.Services[0]), newView(c.Services[1])}
+	w := k.all(views, nil)
+	revs := func() [2]uint64 { return [2]uint64{w.backends["a"].rev, w.backends["b"].rev} }
+	require.Equal(t, [2]uint64{1, 1}, revs())
+
+	hear := func(i int, words ...string) {
+		views[i] = views[i].next(discovery.Snapshot{Instances: instances(t, words...)}, time.Now())
+		w = k.replace(i, views[i], w)
+	}
+	hear(0, "x@10.0.0.1:80")
+	require.Equal(t, [2]uint64{2, 1}, revs())
+	hear(0, "x@10.0.0.1:80")
+	require.Equal(t, [2]uint64{2, 1}, revs(), "the same set again is no news")
+	hear(0, "x@10.0.0.1:80", "y@10.0.0.2:80")
+	require.Equal(t, [2]uint64{3, 1}, revs())
+	require.Equal(t, [2]uint64{3, 1}, [2]uint64{k.all(views, w).backends["a"].rev, k.all(views, w).backends["b"].rev})
+}
