@@ -350,6 +350,7 @@ func (p *Process) start(ctx context.Context) (int, error) {
 		"-S", p.o.MasterSocket+",level,admin,mode,600")
 	// A file and not a pipe: HAProxy keeps it for longer than we live.
 	cmd.Stdout, cmd.Stderr = log, log
+	// HAProxy makes itself a session too, but a Ctrl-C before that would hit it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("start HAProxy: %w", withOutput(err, complaints(readFrom(p.o.LogPath, offset))))
