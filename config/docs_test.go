@@ -1,0 +1,68 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func documentation(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("../docs/configuration.md")
+	require.NoError(t, err)
+	return string(data)
+}
+
+// TestDocumentedExamples: the files that the documentation shows are whole, and have nothing to complain about.
+func TestDocumentedExamples(t *testing.T) {
+	dir := t.TempDir()
+	kinds := map[Kind]int{}
+	for _, m := range regexp.MustCompile("(?s)```(toml|json)\n(.*?)```").FindAllStringSubmatch(documentation(t), -1) {
+		path := filepath.Join(dir, "x."+m[1])
+		require.NoError(t, os.WriteFile(path, []byte(m[2]), 0o644))
+		kind, err := Detect(path, Options{})
+		require.NoError(t, err, m[2])
+		var problems Problems
+		if kind == KindAgent {
+			_, problems, err = LoadAgent(path, Options{Strict: true})
+		} else {
+			_, problems, err = LoadRegistrar(path, Options{Strict: true})
+		}
+		require.NoError(t, err, m[2])
+		require.Empty(t, problems, m[2])
+		kinds[kind]++
+	}
+	require.Equal(t, map[Kind]int{KindAgent: 2, KindRegistrar: 2}, kinds)
+}
+
+// TestDocumentedKeys: a key that the code asks for is a key that the documentation names.
+func TestDocumentedKeys(t *testing.T) {
+	docs := documentation(t)
+	files, err := filepath.Glob("read_*.go")
+	require.NoError(t, err)
+	asks := regexp.MustCompile(`\w\.(?:str|flag|whole|port|duration|lines|subs?|hosts?|znode|choice|fraction|filePath|labels|seed|sections|serverOptions|given|value|require|serviceZooKeeper)\("([a-z_]+)"`)
+	keys := 0
+	for _, f := range append(files, "address.go") {
+		src, err := os.ReadFile(f)
+		require.NoError(t, err)
+		for _, m := range asks.FindAllStringSubmatch(string(src), -1) {
+			keys++
+			// The methods to come have no tables of keys yet.
+			if !regexp.MustCompile("[`. ]"+m[1]+"[`., =]").MatchString(docs) && !isLaterKey(m[1]) {
+				t.Errorf("%s asks for %q, which docs/configuration.md does not name", f, m[1])
+			}
+		}
+	}
+	require.Greater(t, keys, 100)
+}
+
+func isLaterKey(key string) bool {
+	switch key {
+	case "nameserver", "servers", "watchers", "resolver", "sequential_order":
+		return true
+	}
+	return false
+}
