@@ -122,8 +122,11 @@ func TestIdentityOf(t *testing.T) {
 // anything.
 func TestApplyGoesOnInOtherBackends(t *testing.T) {
 	f := newFake(t, func(line string) (string, bool) {
-		if strings.HasPrefix(line, "add server a/10.0.0.1:80 ") {
+		switch {
+		case strings.HasPrefix(line, "add server a/10.0.0.1:80 "):
 			return "[3]: 'cookie' option is not accepted for dynamic server\n\n> ", false
+		case strings.HasPrefix(line, "set server b/10.0.0.9:80 weight "):
+			return "[3]: No such server.\n\n> ", false
 		}
 		return good(line)
 	})
@@ -135,8 +138,9 @@ func TestApplyGoesOnInOtherBackends(t *testing.T) {
 		planStep(StepWeight, "a", 3),
 		planStep(StepMaint, "a", 5), planStep(StepDrain, "a", 6), planStep(StepMaint, "b", 5),
 		planStep(StepDelete, "a", 7), planStep(StepDelete, "b", 7),
+		planStep(StepWeight, "b", 9), // a weight that is refused holds nothing back
 	})
-	want := []error{ErrUnfit, nil, nil, nil, ErrHeldBack, ErrHeldBack, nil, ErrHeldBack, nil}
+	want := []error{ErrUnfit, nil, nil, nil, ErrHeldBack, ErrHeldBack, nil, ErrHeldBack, nil, ErrNoServer}
 	require.Len(t, results, len(want))
 	for i, r := range results {
 		if want[i] == nil {
@@ -160,6 +164,7 @@ func TestApplyGoesOnInOtherBackends(t *testing.T) {
 		"enable health b/10.0.0.4:80",
 		"set server b/10.0.0.4:80 state ready",
 		"set server a/10.0.0.3:80 weight 1",
+		"set server b/10.0.0.9:80 weight 1",
 		"set server b/10.0.0.5:80 state maint",
 		"del server b/10.0.0.7:80",
 	}, sent, "nothing follows a refused add")
@@ -362,13 +367,12 @@ func TestContextEndsAWait(t *testing.T) {
 
 // TestMoreThanAsked: bytes that no command asked for mean that replies and commands are out of step.
 func TestMoreThanAsked(t *testing.T) {
-	f := newFake(t, func(line string) (string, bool) { return "[6]: New server registered.\n\n> [6]: oh\n\n> ", false })
+	f := newFake(t, func(line string) (string, bool) { return "HOME=/root\n\n> HOME=/tmp\n\n> ", false })
 	c := dial(t, f.path, ClientOptions{})
-	_, err := c.Exec(t.Context(), "show env HOME")
-	if err == nil { // the rest came a moment later
-		_, err = c.Exec(t.Context(), "show env HOME")
-	}
-	assert.Error(t, err)
+	_, _, err := c.Env(t.Context(), "HOME")
+	require.ErrorIs(t, err, ErrUnknownReply)
+	_, _, err = c.Env(t.Context(), "HOME")
+	require.ErrorIs(t, err, ErrConnectionUnusable)
 }
 
 func TestReadsRefuseWhatTheyDoNotKnow(t *testing.T) {
