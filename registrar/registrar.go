@@ -1,8 +1,36 @@
 // Package registrar keeps a healthy local service's registration in place, and only then.
+//
+//	check, err := registrar.NewHTTP(registrar.HTTPOptions{Host: "10.0.0.5", Port: 8080, URI: "/health"})
+//	...
+//	r := registrar.New(registrar.Options{
+//		Log: log,
+//		Services: []registrar.Service{{
+//			Name:         "user-api",
+//			Directory:    session,
+//			Registration: discovery.Registration{Path: "/services/user-api", Prefix: "web-1_", Data: payload, Sequential: true, Ephemeral: true},
+//			Checks:       []registrar.Check{{Name: "health", HealthCheck: check, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}},
+//			Interval:     2 * time.Second,
+//		}},
+//	})
+//	err = r.Run(ctx) // until ctx ends and the services are withdrawn
 package registrar
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
 )
@@ -29,4 +57,249 @@ type Directory interface {
 	// Subscribe returns a channel of capacity one that receives whenever something may have happened to what this
 	// process published: a node of ours deleted or changed, a new session, a reconnect. cancel ends it.
 	Subscribe() (events <-chan struct{}, cancel func())
+}
+
+// Options are what a Registrar is made of.
+type Options struct {
+	Log      logrus.FieldLogger // nil: nothing is logged
+	Metrics  *Metrics           // nil: nothing is counted
+	Services []Service
+
+	// HeartbeatPath is a file whose modification time moves every 10 s while all loops make progress, for a watchdog
+	// outside, as in Nerve. Empty: none.
+	HeartbeatPath string
+
+	Rand func() float64 // from [0, 1), for jitter; used by several goroutines; nil: math/rand/v2
+}
+
+const heartbeatEvery = 10 * time.Second
+
+// Registrar looks after services, each on its own: what happens to one, and to its directory, is no other's concern.
+type Registrar struct {
+	options Options
+	log     logrus.FieldLogger
+	ran     atomic.Bool
+	calls   chan func(context.Context) // run by Run's loop
+	done    chan struct{}              // closed when Run returns
+	seen    atomic.Pointer[[]*keeper]  // copy of the keepers for Status
+
+	// The rest belongs to Run's loop.
+	keepers map[identity]*keeper // of all services that are configured or not withdrawn yet
+	names   map[string]bool      // of the services configured
+	ended   chan *keeper
+	running sync.WaitGroup
+	beating bool // the last heartbeat worked
+}
+
+// New returns a registrar that does nothing until Run.
+func New(o Options) *Registrar {
+	if o.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		o.Log = silent
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	return &Registrar{
+		options: o, log: o.Log.WithField("component", "registrar"),
+		calls: make(chan func(context.Context)), done: make(chan struct{}),
+		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
+	}
+}
+
+// Run looks after the services until ctx ends. Then it withdraws all of them at the same time, waits for that, 3 s at
+// most, and returns nil. A directory that cannot be reached is no error: Run goes on until it can. The error is that
+// of Validate. Run may be called once.
+func (r *Registrar) Run(ctx context.Context) error {
+	if r.ran.Swap(true) {
+		return errors.New("run registrar: it runs or has run")
+	}
+	defer close(r.done)
+	if err := r.reload(ctx, r.options.Services); err != nil {
+		return err
+	}
+	defer r.running.Wait()
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	r.beat(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-r.calls:
+			f(ctx)
+		case k := <-r.ended:
+			r.drop(k)
+		case <-beat.C:
+			r.beat(ctx)
+		}
+	}
+}
+
+// Reload puts other services in the place of the present ones. What is wrong with them is said by the error, and then
+// nothing has changed. A service that is the same as before is not touched. One that registers as the same node keeps
+// it: new data are set at once, new checks have to decide first. One that moves to another node leaves the old one
+// when the new one stands, or after 30 s of being down. One that is gone is withdrawn, however long that takes.
+//
+// It blocks until Run has begun, and does not wait for the directory. After Run has ended it returns an error.
+func (r *Registrar) Reload(services []Service) error {
+	err := errors.New("reload services: the registrar has stopped")
+	r.do(context.Background(), func(ctx context.Context) { err = r.reload(ctx, services) })
+	return err
+}
+
+// Live returns nil when all loops make progress, else which one does not. It is an answer for a watchdog, not about
+// the health of services. It blocks until ctx ends at the longest.
+func (r *Registrar) Live(ctx context.Context) error {
+	err := errors.New("the registrar does not run")
+	if !r.do(ctx, func(context.Context) { err = r.live(ctx) }) && ctx.Err() != nil {
+		return fmt.Errorf("look at the registrar's loop: %w", ctx.Err())
+	}
+	return err
+}
+
+// Uses reports whether a service is registered with d, or may still have to be withdrawn from it. d must stay open
+// until then.
+func (r *Registrar) Uses(d Directory) bool {
+	return slices.ContainsFunc(r.snapshot(), func(k *keeper) bool { return k.id.directory == d })
+}
+
+// Status returns what is known of each service at this moment, sorted by name and path. It never blocks.
+func (r *Registrar) Status() []ServiceStatus {
+	all := []ServiceStatus{}
+	for _, k := range r.snapshot() {
+		all = append(all, *k.status.Load())
+	}
+	slices.SortFunc(all, func(a, b ServiceStatus) int {
+		return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Path, b.Path), strings.Compare(a.Node, b.Node))
+	})
+	return all
+}
+
+func (r *Registrar) snapshot() []*keeper {
+	if all := r.seen.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// do has Run's loop run f and waits for it. It reports false when Run has ended instead, or ctx has.
+func (r *Registrar) do(ctx context.Context, f func(context.Context)) bool {
+	return call(ctx, r.calls, r.done, f)
+}
+
+// call has the loop that reads calls run f, with the loop's own context, and waits for it. It reports false when the
+// loop is done instead, or ctx has ended. The loop answers soon: loops never block elsewhere than in their select.
+func call(ctx context.Context, calls chan<- func(context.Context), done <-chan struct{}, f func(context.Context)) bool {
+	ran := make(chan struct{})
+	select {
+	case calls <- func(loop context.Context) { f(loop); close(ran) }:
+		<-ran
+		return true
+	case <-done:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (r *Registrar) reload(ctx context.Context, services []Service) error {
+	if err := Validate(services); err != nil {
+		return err
+	}
+	current, names := map[string]*keeper{}, map[string]bool{}
+	configured := map[*keeper]bool{}
+	for _, s := range services { // new before old
+		k := r.keepers[s.identity()]
+		if k == nil || !k.do(ctx, func(loop context.Context) { k.adopt(loop, s) }) {
+			k = r.start(ctx, s)
+		}
+		current[s.Name], names[s.Name], configured[k] = k, true, true
+	}
+	for _, k := range r.keepers {
+		if !configured[k] {
+			k.do(ctx, func(context.Context) { k.retire(current[k.service.Name]) })
+		}
+	}
+	for name := range r.names {
+		if !names[name] {
+			r.options.Metrics.forget(name) // nobody counts under it any more
+		}
+	}
+	r.names = names
+	r.publishKeepers()
+	return nil
+}
+
+func (r *Registrar) start(ctx context.Context, s Service) *keeper {
+	k := newKeeper(s, r.options)
+	r.keepers[k.id] = k
+	r.running.Go(func() {
+		k.run(ctx)
+		select {
+		case r.ended <- k:
+		case <-ctx.Done():
+		}
+	})
+	return k
+}
+
+// drop forgets a keeper that has ended, unless another one has its place already.
+func (r *Registrar) drop(k *keeper) {
+	if r.keepers[k.id] == k {
+		delete(r.keepers, k.id)
+		r.publishKeepers()
+	}
+}
+
+func (r *Registrar) publishKeepers() {
+	all := slices.Collect(maps.Values(r.keepers))
+	r.seen.Store(&all)
+}
+
+func (r *Registrar) live(ctx context.Context) error {
+	var errs []error
+	for _, k := range r.keepers {
+		late := ""
+		k.do(ctx, func(context.Context) { late = k.stalled(time.Now()) })
+		switch {
+		case ctx.Err() != nil:
+			errs = append(errs, fmt.Errorf("look at service %q: its loop does not answer", k.status.Load().Service))
+		case late != "":
+			errs = append(errs, fmt.Errorf("look at service %q: check %q does not end", k.status.Load().Service, late))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// beat touches the heartbeat file while all loops make progress. It says once that it does not.
+func (r *Registrar) beat(ctx context.Context) {
+	if r.options.HeartbeatPath == "" {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, heartbeatEvery/2)
+	defer cancel()
+	err := r.live(limited)
+	if err == nil {
+		err = touch(r.options.HeartbeatPath, time.Now())
+	}
+	if err != nil && r.beating && ctx.Err() == nil {
+		r.log.WithField("err", err).Warn("heartbeat missed")
+	}
+	r.beating = err == nil
+}
+
+// touch moves the modification time of a file, and makes it when it is missing.
+func touch(path string, now time.Time) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("touch heartbeat: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("touch heartbeat: %w", err)
+	}
+	if err := os.Chtimes(path, now, now); err != nil {
+		return fmt.Errorf("touch heartbeat: %w", err)
+	}
+	return nil
 }

@@ -1,0 +1,82 @@
+package registrar
+
+// State is what is known of a service's health. Its zero value is Unknown.
+type State int
+
+// The states.
+const (
+	Unknown State = iota // not decided yet
+	Up
+	Down
+)
+
+func (s State) String() string {
+	switch s {
+	case Up:
+		return "up"
+	case Down:
+		return "down"
+	}
+	return "unknown"
+}
+
+// MarshalText writes the state's word.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Health turns a check's results into a state: rise passes in a row bring it up, fall failures in a row take it down,
+// anything else leaves it as it is.
+//
+// Nerve keeps the last max(rise, fall) results and fills them all with the very first one. That is the same machine,
+// but for its beginning: there the first result alone decides.
+type Health struct {
+	rise, fall   int
+	firstDecides bool
+
+	state  State
+	streak int // results in a row that speak against state
+}
+
+// NewHealth returns an Unknown health. rise and fall below 1 count as 1. Nothing being known, rise passes in a row are
+// needed to be up, while one failure makes it down; with firstDecides one pass is enough as well, as in Nerve.
+func NewHealth(rise, fall int, firstDecides bool) Health {
+	return Health{rise: max(rise, 1), fall: max(fall, 1), firstDecides: firstDecides}
+}
+
+// State is what the results so far amount to.
+func (h *Health) State() State { return h.state }
+
+// Observe takes the next result and reports whether it changed the state.
+func (h *Health) Observe(ok bool) (changed bool) {
+	says, need := Down, h.fall
+	if ok {
+		says, need = Up, h.rise
+	}
+	if says == h.state {
+		h.streak = 0
+		return false
+	}
+	h.streak++
+	if h.state == Unknown && (h.firstDecides || !ok) {
+		need = 1
+	}
+	if h.streak < need {
+		return false
+	}
+	h.state, h.streak = says, 0
+	return true
+}
+
+// together is the state of a service with these checks: up when all are, down when one is, else unknown. A service
+// without checks is up, as in Nerve.
+func together(checks []State) State {
+	all := Up
+	for _, s := range checks {
+		switch s {
+		case Down:
+			return Down
+		case Unknown:
+			all = Unknown
+		}
+	}
+	return all
+}

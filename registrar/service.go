@@ -1,0 +1,127 @@
+package registrar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+// Service is one service to look after: what to publish, where, and when.
+type Service struct {
+	Name         string // unique among the services of a process
+	Registration discovery.Registration
+	Directory    Directory // comparable, as pointers are; handed over again on Reload when it is to be the same
+
+	// Checks must all be up. Without any the service counts as healthy, as in Nerve.
+	Checks      []Check
+	Interval    time.Duration // pause between two runs of a check; 0: 500 ms, as in Nerve
+	CheckMocked bool          // make no checks and count as healthy
+
+	// FirstResultDecides makes one pass enough at the start, whatever Rise says, as in Nerve.
+	FirstResultDecides bool
+}
+
+// Check is a health check and how its results are judged.
+type Check struct {
+	Name        string
+	HealthCheck HealthCheck   // compared with reflect.DeepEqual on Reload
+	Timeout     time.Duration // for all of it; 0: 10 s
+	Rise, Fall  int           // results in a row that change the state; below 1: 1
+	Interval    time.Duration // 0: the service's
+}
+
+const (
+	defaultInterval = 500 * time.Millisecond
+	defaultTimeout  = 10 * time.Second
+)
+
+func (c Check) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	return defaultTimeout
+}
+
+// run makes the check once. A check that only hands the context's error through gets the words of our own checks.
+func (c Check) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout(), noAnswer(c.timeout()))
+	defer cancel()
+	err := c.HealthCheck.Check(ctx)
+	var worded noAnswer
+	if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &worded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// active are the checks to make, each with its interval.
+func (s Service) active() []Check {
+	if s.CheckMocked {
+		return nil
+	}
+	checks := make([]Check, len(s.Checks))
+	for i, c := range s.Checks {
+		for _, interval := range []time.Duration{s.Interval, defaultInterval} {
+			if c.Interval <= 0 {
+				c.Interval = interval
+			}
+		}
+		checks[i] = c
+	}
+	return checks
+}
+
+// sameHealth reports whether two services are judged alike.
+func (s Service) sameHealth(o Service) bool {
+	return s.FirstResultDecides == o.FirstResultDecides && reflect.DeepEqual(s.active(), o.active())
+}
+
+// identity is what a registration's nodes are told by: Directory finds ours by path and prefix. Two services must not
+// share it, or each would take the other's node for its own.
+type identity struct {
+	directory    Directory
+	path, prefix string
+}
+
+func (s Service) identity() identity {
+	return identity{s.Directory, s.Registration.Path, s.Registration.Prefix}
+}
+
+// Validate says what no registrar can look after: services without a name, a directory, a node's name or a check's
+// implementation, names given twice, and two services that would register as the same node. All of it at once.
+func Validate(services []Service) error {
+	var errs []error
+	complain := func(s Service, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("register service %q: "+format, append([]any{s.Name}, args...)...))
+	}
+	names, nodes := map[string]bool{}, map[identity]string{}
+	for _, s := range services {
+		switch {
+		case s.Name == "":
+			complain(s, "it has no name")
+		case names[s.Name]:
+			complain(s, "the name is given twice")
+		}
+		names[s.Name] = true
+		if s.Directory == nil {
+			complain(s, "it has no directory")
+			continue
+		}
+		if s.Registration.Path == "" || s.Registration.Prefix == "" {
+			complain(s, "its node has no path or no name")
+		} else if other, taken := nodes[s.identity()]; taken {
+			complain(s, "service %q registers as %s/%s as well; give one of them another path", other, s.Registration.Path, s.Registration.Prefix)
+		}
+		nodes[s.identity()] = s.Name
+		for _, c := range s.Checks {
+			if c.HealthCheck == nil {
+				complain(s, "check %q has no implementation", c.Name)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

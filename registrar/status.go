@@ -1,0 +1,28 @@
+package registrar
+
+import "time"
+
+// ServiceStatus is what is known of one service at one moment.
+type ServiceStatus struct {
+	Service string        `json:"service"`
+	Path    string        `json:"path"`  // the parent znode
+	State   State         `json:"state"` // of all checks together; while it is not decided anew, the last decision
+	Since   time.Time     `json:"since"` // when State came to be
+	Checks  []CheckStatus `json:"checks"`
+
+	Registered bool      `json:"registered"`         // the directory's last answer was that the node stands
+	Node       string    `json:"node,omitempty"`     // full path of the node, when one was made
+	Confirmed  time.Time `json:"confirmed,omitzero"` // when the directory answered last
+	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
+	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
+}
+
+// CheckStatus is what is known of one check of a service.
+type CheckStatus struct {
+	Check   string        `json:"check"`
+	State   State         `json:"state"`
+	Since   time.Time     `json:"since"`           // when State came to be
+	At      time.Time     `json:"at,omitzero"`     // end of the last run; zero: none has ended yet
+	Latency time.Duration `json:"latency_ns"`      // of the last run
+	Error   string        `json:"error,omitempty"` // why the last run failed; empty when it passed
+}
