@@ -38,9 +38,29 @@ func (r *reader) registrar(d *document) *Registrar {
 	for _, s := range d.services {
 		g.Services = append(g.Services, r.registration(s, g.ZooKeeper))
 	}
+	r.sharedNodes(g, d)
 	r.someServices(d)
 	root.done()
 	return g
+}
+
+// sharedNodes refuses two services that would write to one node: only a sequence tells the nodes of one path and one
+// instance apart.
+func (r *reader) sharedNodes(g *Registrar, d *document) {
+	nodes := map[string]string{}
+	for i, s := range g.Services {
+		if s.NodeType != "ephemeral" || s.UsePathEncoding || s.ZKPath == "" {
+			continue
+		}
+		node := strings.Join(s.ZooKeeper.Hosts, ",") + s.ZooKeeper.Chroot + s.ZKPath
+		if other, taken := nodes[node]; taken {
+			t := r.table(d.services[i].node, d.services[i].path)
+			t.fail("zk_path", fmt.Sprintf("services %s and %s would both be the znode %s_ here", other, s.Name, quote(g.InstanceID)),
+				"give one of them another zk_path, or leave node_type out of both")
+			continue
+		}
+		nodes[node] = s.Name
+	}
 }
 
 // instanceID becomes the name in the payload and the beginning of the znode's name.
@@ -216,7 +236,6 @@ func (t *table) check(g Registration) Check {
 	if p := t.port("port"); p != 0 {
 		c.Port = p
 	}
-	t.later("interval")
 	c.Interval = t.duration("interval", 0, positive)
 	target := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 	name := fmt.Sprintf("%s %s-%s", g.Name, c.Type, target)

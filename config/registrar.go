@@ -61,9 +61,9 @@ type RateLimiting struct {
 type Check struct {
 	Type     string // http, tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
 	Name     string
-	Host     string // default: the registration's
-	Port     uint16 // default: the registration's
-	Timeout  time.Duration
+	Host     string        // default: the registration's
+	Port     uint16        // default: the registration's
+	Timeout  time.Duration // default 100 ms; for http the default of ReadTimeout, as in Nerve
 	Rise     int
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
