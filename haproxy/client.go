@@ -244,8 +244,8 @@ type Result struct {
 // Maint, drain and delete steps of a backend are held back (ErrHeldBack) when an add or ready of that backend
 // failed: a server is only taken away when what stands in for it is there. Deletes are sent one at a time, with
 // nothing else on the connection: 2.6.12 crashes when servers are deleted while a dump waits for its reader, so no
-// dump of ours may be under way, on this connection or another. A server whose deletion finds it gone counts as deleted. An add whose id turns out
-// to be taken is tried again with the ids that follow, 16 at most.
+// dump of ours may be under way, on this connection or another. A server whose deletion finds it gone counts as
+// deleted. An add whose id turns out to be taken is tried again with the ids that follow, 16 at most.
 //
 // When the connection fails, or ctx ends, steps not yet sent carry that error, and those without a reply too.
 func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
