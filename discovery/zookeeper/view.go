@@ -182,9 +182,10 @@ func merge(old, fresh []*node, compare func(a, b *node) int) []*node {
 	return out
 }
 
-// snapshot returns the view as it is. The caller numbers it.
+// snapshot returns the view as it is; until it changes there is no news any more. The caller numbers it.
 func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	v.settle()
+	v.changed = false
 	snap := discovery.Snapshot{Service: service, Missing: v.missing, At: at}
 	snap.Instances = make([]discovery.Instance, len(v.accepted))
 	for i, n := range v.accepted {
