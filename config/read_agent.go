@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -71,8 +70,7 @@ func (t *table) strayServices() {
 	}
 }
 
-// log and admin and statsd are the same in both files.
-
+// log, like admin and statsd below, is the same in both files.
 func (t *table) log() Log {
 	l := Log{Level: "info", Format: "text"}
 	if s := t.sub("log"); s != nil {
@@ -243,10 +241,10 @@ func (t *table) labelFilters() []LabelFilter {
 	return out
 }
 
-// ready are the discovery methods of this version; methodsLater are valid but not there yet; methodsRefused are
-// SmartStack's that Myelin does not have, with what to use instead.
+// ready are the discovery methods of this version.
 const ready = "use zookeeper, zookeeper_poll or base"
 
+// methodRefused says what to use instead of the methods that Myelin will not have; empty for all others.
 func methodRefused(method string) (instead string) {
 	switch method {
 	case "docker":
@@ -459,16 +457,16 @@ func (t *table) seed(key string) string {
 		t.mismatch(key, "a whole number", "write digits, as a string in TOML when there are more than 18")
 		return ""
 	}
-	return json.Number(n.text).String()
+	return n.text
 }
 
 // conflicts finds what two services cannot both have.
 func (r *reader) conflicts(a *Agent, d *document) {
 	names, binds := map[string]int{}, map[string]int{}
-	sections := map[string]string{}
+	sections := map[string]bool{} // "backend x" and so on, of the hand-written ones
 	for _, s := range a.HAProxy.ExtraSections {
 		if f := strings.Fields(s.Title); len(f) > 1 {
-			sections[f[1]] = s.Title
+			sections[f[0]+" "+f[1]] = true
 		}
 	}
 	for i, s := range a.Services {
@@ -488,14 +486,18 @@ func (r *reader) conflicts(a *Agent, d *document) {
 		}
 		if j, dup := names[name]; dup {
 			r.fail(at("backend_name"), join(path, "backend_name"),
-				fmt.Sprintf("services %s and %s have the same backend %s", a.Services[j].Name, s.Name, name), "give one of them another backend_name")
+				fmt.Sprintf("services %s and %s have the same backend", a.Services[j].Name, s.Name), "give one of them another backend_name")
 		} else {
 			names[name] = i
 		}
-		for _, section := range []string{name, s.Name} {
-			if title := sections[section]; title != "" {
-				r.fail(at("backend_name"), join(path, "backend_name"),
-					fmt.Sprintf("%s is also the name of the extra section %s", section, quote(title)), "rename one of them")
+		// A frontend and a backend may have one name (HAProxy 2.6); a listen section is both.
+		own := []string{"backend " + name, "listen " + name}
+		if s.HAProxy.PortSet || s.HAProxy.BindOnly {
+			own = append(own, "frontend "+s.Name, "listen "+s.Name)
+		}
+		for _, section := range own {
+			if sections[section] {
+				r.fail(at("backend_name"), path, "the extra section "+quote(section)+" has the name of a section of the service", "rename one of them")
 				break
 			}
 		}
@@ -505,7 +507,7 @@ func (r *reader) conflicts(a *Agent, d *document) {
 		}
 		if j, dup := binds[bind]; dup {
 			r.fail(at("port"), join(path, "port"),
-				fmt.Sprintf("services %s and %s both bind to %s", a.Services[j].Name, s.Name, bind), "give one of them another port or bind_address")
+				fmt.Sprintf("services %s and %s bind to the same address and port", a.Services[j].Name, s.Name), "give one of them another port or bind_address")
 		} else {
 			binds[bind] = i
 		}

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"net"
@@ -55,7 +54,7 @@ func (r *reader) sharedNodes(g *Registrar, d *document) {
 		node := strings.Join(s.ZooKeeper.Hosts, ",") + s.ZooKeeper.Chroot + s.ZKPath
 		if other, taken := nodes[node]; taken {
 			t := r.table(d.services[i].node, d.services[i].path)
-			t.fail("zk_path", fmt.Sprintf("services %s and %s would both be the znode %s_ here", other, s.Name, quote(g.InstanceID)),
+			t.fail("zk_path", fmt.Sprintf("services %s and %s would both be the same znode", other, s.Name),
 				"give one of them another zk_path, or leave node_type out of both")
 			continue
 		}
@@ -295,7 +294,7 @@ func (t *table) expect() string {
 // header is a header's value; numbers are taken as they are written.
 func (t *table) header(key string) string {
 	if n := t.value(key); n != nil && n.kind == number {
-		return json.Number(n.text).String()
+		return n.text
 	}
 	return t.str(key, "")
 }
