@@ -35,7 +35,8 @@ type filekeeper struct {
 	checked  *haproxy.Writer
 	reloader *haproxy.Reloader // nil: nobody can reload
 	process  *haproxy.Process  // nil: somebody else runs HAProxy
-	metrics  *Metrics
+
+	quarantine *quarantine
 
 	mu         sync.Mutex
 	original   []byte // as found at the start
@@ -61,9 +62,10 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 	h := c.HAProxy
 	log := o.Log.WithField("component", "haproxy")
 	k := &filekeeper{
-		path: h.ConfigFilePath, wanted: w, wake: wake, log: log, metrics: o.Metrics,
+		path: h.ConfigFilePath, wanted: w, wake: wake, log: log,
 		writes: h.DoWrites && h.ConfigFilePath != "", reloads: h.DoReloads, sockets: h.DoSocket,
-		original: original, onDisk: haproxy.ServersOfText(original),
+		quarantine: newQuarantine(),
+		original:   original, onDisk: haproxy.ServersOfText(original),
 		running: map[string]string{}, asked: map[string]bool{},
 	}
 	if len(original) > 0 {
@@ -151,7 +153,7 @@ func (k *filekeeper) write(ctx context.Context) bool {
 		return true
 	}
 	w := k.wanted()
-	servers := w.forFile()
+	servers := w.forFile(k.quarantine)
 	k.mu.Lock()
 	writer := k.plain
 	if k.diskStatic != w.static {

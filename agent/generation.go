@@ -86,7 +86,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
-				reload: g.file.needReload, loaded: g.file.processLoaded, onDisk: g.file.servers,
+				again:  g.wakeAll,
+				reload: g.file.needReload, loaded: g.file.processLoaded, onDisk: g.file.servers, quarantine: g.file.quarantine,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
 		}
@@ -192,6 +193,11 @@ func logRejections(log logrus.FieldLogger, before, now []discovery.Rejection) {
 
 func (g *generation) publish(w *wanted) {
 	g.wanted.Store(w)
+	g.wakeAll()
+}
+
+// wakeAll has every reconciler and the filekeeper look at wanted again.
+func (g *generation) wakeAll() {
 	for _, c := range g.wakes {
 		signal(c)
 	}
@@ -265,7 +271,7 @@ func (g *generation) fill(st *Status) {
 		if !ok {
 			b = wantedBackend{backend: g.composer.backends[i]}
 		}
-		st.Services = append(st.Services, serviceStatus(v, b))
+		st.Services = append(st.Services, serviceStatus(v, b, g.file.quarantine.reasons(b.name)))
 	}
 	for _, r := range g.haproxys {
 		if s := r.status.Load(); s != nil {

@@ -14,8 +14,6 @@ import (
 // so that a label value is gone with its service.
 type Metrics struct {
 	commands    *prometheus.CounterVec
-	command     prometheus.Histogram
-	reloads     *prometheus.CounterVec
 	rounds      *prometheus.CounterVec
 	seconds     prometheus.Histogram
 	propagation prometheus.Histogram
@@ -27,9 +25,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "myelin_haproxy_commands_total", Help: "Changes sent to HAProxy's admin socket, by kind and result."},
 			[]string{"op", "result"}),
-		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "myelin_haproxy_reloads_total", Help: "Reloads of HAProxy that Myelin asked for, by kind of reason."},
-			[]string{"reason"}),
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "myelin_reconcile_rounds_total", Help: "Rounds of reading HAProxy's state, comparing and applying, by result."},
 			[]string{"result"}),
@@ -39,7 +34,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "myelin_propagation_seconds", Help: "From the registry's event to HAProxy's confirmation.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
 	}
-	reg.MustRegister(m.commands, m.reloads, m.rounds, m.seconds, m.propagation)
+	reg.MustRegister(m.commands, m.rounds, m.seconds, m.propagation)
 	return m
 }
 
@@ -78,12 +73,13 @@ var (
 	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
+	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConnected, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descHeld, descServers, descUp} {
+		descAge, descRejected, descHeld, descServers, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -119,6 +115,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		for reason, n := range reasons {
 			gauge(descRejected, float64(n), s.Service, reason)
+		}
+	}
+	if st.File.Reload != nil {
+		for reason, n := range st.File.Reload.ByReason {
+			counter(descReloads, n, reason)
 		}
 	}
 	for _, h := range st.HAProxy {

@@ -61,7 +61,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		names.update(ctx, host)
 	}
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile()), Notes: notes}
+	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Notes: notes}
 	for _, n := range w.names() {
 		for _, r := range w.backends[n].refused {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
@@ -126,7 +126,7 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		socket: socket, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
 		retired: map[haproxy.Key]time.Time{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
-		log:    quiet(),
+		log:    quiet(), quarantine: newQuarantine(),
 		reload: func(reason string) { p.Reload = reason },
 		loaded: func(_, static string, found bool) {
 			if !found {

@@ -19,6 +19,7 @@ import (
 // Pacing of the reconciler. They are the field's usual values, not promises.
 const (
 	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
+	alertFor      = 3 * time.Second        // how long a sign of a change makes the process be looked at often
 	auditEvery    = 30 * time.Second       // the whole state is read and compared
 	retryLeast    = 5 * time.Millisecond
 	retryMost     = time.Second
@@ -39,6 +40,9 @@ type reconciler struct {
 	loaded  func(socket, static string, found bool) // tells what the running process was started with
 	log     logrus.FieldLogger
 	metrics *Metrics
+
+	quarantine *quarantine
+	again      func() // has everybody look at wanted again
 
 	// The reconciler's own, touched only by its goroutine.
 	identity haproxy.Identity
@@ -84,13 +88,14 @@ func (r *reconciler) run(ctx context.Context) {
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
 
-	identity := time.NewTicker(identityEvery)
-	defer identity.Stop()
+	look := time.NewTimer(identityEvery)
+	defer look.Stop()
 	audit := time.NewTicker(auditEvery)
 	defer audit.Stop()
 	retry := time.NewTimer(0) // the first round
 	defer retry.Stop()
 	backoff := retryLeast
+	var alert time.Time // until then the process is looked at often
 
 	full := true
 	for {
@@ -98,6 +103,25 @@ func (r *reconciler) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-r.suspect:
+			// A HAProxy is being replaced, or was found. The new process is filled within milliseconds of its start.
+			alert = time.Now().Add(alertFor)
+			look.Reset(0)
+			continue
+		case <-look.C:
+			if full {
+				look.Reset(identityEvery)
+				continue // a retry is due
+			}
+			before := r.identity
+			if err = r.look(ctx); r.identity != before {
+				alert = time.Time{}
+			}
+			if time.Now().Before(alert) {
+				look.Reset(retryLeast)
+			} else {
+				look.Reset(identityEvery)
+			}
 		case <-r.wake:
 			err = r.round(ctx, full)
 		case <-retry.C:
@@ -105,14 +129,6 @@ func (r *reconciler) run(ctx context.Context) {
 		case <-audit.C:
 			full = true
 			err = r.round(ctx, full)
-		case <-r.suspect:
-			err = r.await(ctx)
-			full = full || err != nil
-		case <-identity.C:
-			if full {
-				continue // a retry is due
-			}
-			err = r.look(ctx)
 		}
 		r.note(ctx, err)
 		if ctx.Err() != nil {
@@ -223,6 +239,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.done)
 	clear(r.retired)
 	clear(r.applied)
+	r.quarantine.clear()
 	for name, servers := range r.onDisk() {
 		for _, s := range servers {
 			r.applied[haproxy.Key{Backend: name, Server: s.Name}] = s.Applied()
@@ -255,7 +272,7 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 // plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for).
 // Deletes wait until nothing else is to be done, and are few at a time.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
-	desired := w.state(due)
+	desired := w.state(due, r.quarantine)
 	if missing := haproxy.Missing(actual, desired); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
@@ -266,13 +283,19 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied,
 	})
 	var plan, deletes haproxy.Plan
+	late := map[string]bool{} // backends whose adds wait for a reload: until then nothing is taken from them
+	for _, step := range diff {
+		if step.Op == haproxy.StepAdd && r.unfit[step.Backend] != "" {
+			late[step.Backend] = true
+			r.reload("backend " + step.Backend + ": " + r.unfit[step.Backend])
+		}
+	}
 	for _, step := range diff {
 		switch {
+		case late[step.Backend]:
 		case step.Op == haproxy.StepDelete:
 			delete(deletable, step.Key())
 			deletes = append(deletes, step)
-		case step.Op == haproxy.StepAdd && r.unfit[step.Backend] != "":
-			r.reload("backend " + step.Backend + ": " + r.unfit[step.Backend])
 		default:
 			plan = append(plan, step)
 		}
@@ -364,6 +387,13 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 			r.retired[k] = time.Now() // deletion: wait for another grace
 			continue
 		}
+		if why, own := r.ownFault(w, res); own {
+			r.quarantine.add(st.Backend, st.Server, why)
+			r.log.WithFields(logrus.Fields{"backend": st.Backend, "server": st.Server.Name, "err": res.Err}).Warn("HAProxy refused what a registration asks for; it is left out")
+			bad[st.Backend] = true
+			r.again()
+			continue
+		}
 		if errors.Is(res.Err, haproxy.ErrUnfit) {
 			r.unfit[st.Backend] = res.Err.Error()
 			r.reload("backend " + st.Backend + ": " + res.Err.Error())
@@ -408,6 +438,16 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		r.done[name] = b.rev
 	}
 	return failed
+}
+
+// ownFault tells whether an add failed because of what the server's own registration asks for.
+func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
+	var refusal *haproxy.ReplyError
+	base, _ := haproxy.Generation(res.Step.Server.Name)
+	if res.Step.Op != haproxy.StepAdd || !errors.As(res.Err, &refusal) || !w.backends[res.Step.Backend].own[base] {
+		return "", false
+	}
+	return refusal.Error(), true
 }
 
 // after is what a backend's servers are once a step has worked.
@@ -517,23 +557,6 @@ func (r *reconciler) look(ctx context.Context) error {
 		return r.round(ctx, true)
 	}
 	return err
-}
-
-// await follows a sign that HAProxy is being replaced (its master went away): the new process is looked for in
-// short steps, so that it is filled within milliseconds of its start.
-func (r *reconciler) await(ctx context.Context) error {
-	until := time.Now().Add(5 * time.Second)
-	for time.Now().Before(until) {
-		if err := r.same(ctx); errors.Is(err, errReplaced) {
-			return r.round(ctx, true)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(retryLeast):
-		}
-	}
-	return r.round(ctx, true)
 }
 
 // note publishes how the last try went, and logs only the changes of that.

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/myelin-sd/myelin/discovery"
@@ -54,7 +56,7 @@ type ZooKeeperStatus struct {
 	Error     string    `json:"error,omitempty"`
 }
 
-func serviceStatus(v view, b wantedBackend) ServiceStatus {
+func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceStatus {
 	s := ServiceStatus{
 		Service: v.service.Name, Backend: b.name, Path: v.service.Discovery.Path,
 		Listed: len(v.snapshot.Instances), Active: len(v.active), Servers: len(b.servers),
@@ -69,6 +71,9 @@ func serviceStatus(v view, b wantedBackend) ServiceStatus {
 	}
 	for _, r := range b.refused {
 		s.Rejected = append(s.Rejected, Rejected{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
+	}
+	for _, server := range slices.Sorted(maps.Keys(detained)) {
+		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}
 	return s
 }

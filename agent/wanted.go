@@ -25,26 +25,27 @@ type wantedBackend struct {
 	known   bool             // servers hold; until then HAProxy's own are left alone
 	servers []haproxy.Server // shared, never changed
 	refused []refused
-	at      time.Time // when the snapshot behind servers was read; zero: not from a snapshot
-	rev     uint64    // grows with each change of this backend
+	own     map[string]bool // servers with options of their own registration
+	at      time.Time       // when the snapshot behind servers was read; zero: not from a snapshot
+	rev     uint64          // grows with each change of this backend
 }
 
 // state is what Diff is to reach, for the named backends whose servers are known.
-func (w *wanted) state(names []string) haproxy.State {
+func (w *wanted) state(names []string, q *quarantine) haproxy.State {
 	s := make(haproxy.State, len(names))
 	for _, n := range names {
 		if b, ok := w.backends[n]; ok && b.known {
-			s[n] = b.servers
+			s[n] = q.without(n, b.servers)
 		}
 	}
 	return s
 }
 
 // forFile is what the rendered file is to hold: the known sets, and for the others what the file held before.
-func (w *wanted) forFile() haproxy.State {
+func (w *wanted) forFile(q *quarantine) haproxy.State {
 	s := make(haproxy.State, len(w.backends))
 	for n, b := range w.backends {
-		s[n] = b.servers
+		s[n] = q.without(n, b.servers)
 	}
 	return s
 }
@@ -95,6 +96,7 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	switch {
 	case v.known:
 		b.servers, b.refused = b.backend.servers(v.active, k.lookup)
+		b.own = ownOptions(v.active)
 		b.at = v.snapshot.At
 	case len(k.onDisk[b.name]) > 0:
 		b.servers = k.onDisk[b.name]
@@ -112,6 +114,20 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 		}
 	}
 	return b
+}
+
+// ownOptions names the servers whose registration asks for options.
+func ownOptions(active []discovery.Instance) map[string]bool {
+	var own map[string]bool
+	for _, in := range active {
+		if len(in.ServerOptions) > 0 {
+			if own == nil {
+				own = map[string]bool{}
+			}
+			own[haproxy.ServerName(in.Name, in.Endpoint.Host(), in.Endpoint.Port())] = true
+		}
+	}
+	return own
 }
 
 // same tells whether nothing changed that HAProxy would notice.

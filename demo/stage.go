@@ -75,7 +75,11 @@ func setStage(bin, configs string) (*stage, error) {
 	}
 	fmt.Println("logs and files:", dir)
 	fmt.Println("starting ZooKeeper, four services, four registrars, the agent and its HAProxy ...")
-	if s.zk, err = zktest.Start(filepath.Join(dir, "zookeeper"), zktest.Options{}); err != nil {
+	zkDir := filepath.Join(dir, "zookeeper")
+	if err := os.Mkdir(zkDir, 0o755); err != nil {
+		return s, err
+	}
+	if s.zk, err = zktest.Start(zkDir, zktest.Options{}); err != nil {
 		return s, err
 	}
 	quiet := logrus.New()

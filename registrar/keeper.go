@@ -167,27 +167,23 @@ func (k *keeper) endProbes() {
 // services do not stay in step, then with the interval between them.
 func (k *keeper) repeat(ctx context.Context, p *probe) {
 	pause := time.Duration(k.jitter() * float64(p.check.Interval))
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
+	for ; ; pause = p.check.Interval {
 		began := time.Now()
 		err := p.check.run(ctx)
 		r := result{probe: p, err: err, took: time.Since(began), at: time.Now()}
 		if ctx.Err() != nil {
-			return // the end of ctx may have been the reason for the error
+			return // the end of ctx may be the reason for the error
 		}
 		select {
 		case k.results <- r:
 		case <-ctx.Done():
 			return
 		}
-		timer.Reset(pause)
 		select {
-		case <-timer.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
 		}
-		pause = p.check.Interval
 	}
 }
 
