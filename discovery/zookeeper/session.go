@@ -209,7 +209,7 @@ func (s *Session) stuck(l *link, now time.Time) string {
 	case now.Sub(later(since, l.made)) <= limit:
 	case reached:
 		return "servers are reached and the session is not taken up"
-	case now.Sub(later(l.made, dialed)) > limit:
+	case now.Sub(later(l.made, dialed)) > limit+paceMost+s.o.HandshakeTimeout:
 		return "the client does not dial any more"
 	}
 	return ""

@@ -16,7 +16,8 @@ type Proxy struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	cut    bool
-	flow   chan struct{} // closed while bytes may pass
+	there  chan struct{} // closed while bytes may pass to the server
+	back   chan struct{} // closed while bytes may pass to the clients
 	closed bool
 }
 
@@ -26,8 +27,8 @@ func StartProxy(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	p := &Proxy{listener: l, target: target, conns: map[net.Conn]struct{}{}, flow: make(chan struct{})}
-	close(p.flow)
+	p := &Proxy{listener: l, target: target, conns: map[net.Conn]struct{}{}, there: make(chan struct{}), back: make(chan struct{})}
+	p.release()
 	p.all.Go(p.accept)
 	return p, nil
 }
@@ -72,8 +73,8 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	defer p.leave(server)
 	var both sync.WaitGroup
-	both.Go(func() { p.pump(server, client) })
-	both.Go(func() { p.pump(client, server) })
+	both.Go(func() { p.pump(server, client, &p.there) })
+	both.Go(func() { p.pump(client, server, &p.back) })
 	both.Wait()
 }
 
@@ -94,17 +95,17 @@ func (p *Proxy) leave(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// pump carries bytes one way while they flow. When one end is closed, so is the other.
-func (p *Proxy) pump(to, from net.Conn) {
+// pump carries bytes one way while gate, which mu guards, is open. When one end is closed, so is the other.
+func (p *Proxy) pump(to, from net.Conn, gate *chan struct{}) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
 		p.mu.Lock()
-		flow := p.flow
+		open := *gate
 		p.mu.Unlock()
-		<-flow
+		<-open
 		if n > 0 {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
@@ -142,10 +143,22 @@ func (p *Proxy) Cut() {
 func (p *Proxy) Stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	shut(&p.there)
+	shut(&p.back)
+}
+
+// StallReplies carries what clients send, and holds back what the server answers, until Resume.
+func (p *Proxy) StallReplies() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	shut(&p.back)
+}
+
+func shut(gate *chan struct{}) {
 	select {
-	case <-p.flow:
-		p.flow = make(chan struct{})
-	default: // stalled already
+	case <-*gate:
+		*gate = make(chan struct{})
+	default: // it is
 	}
 }
 
@@ -158,10 +171,12 @@ func (p *Proxy) Resume() {
 }
 
 func (p *Proxy) release() {
-	select {
-	case <-p.flow:
-	default:
-		close(p.flow)
+	for _, gate := range []chan struct{}{p.there, p.back} {
+		select {
+		case <-gate:
+		default:
+			close(gate)
+		}
 	}
 }
 
