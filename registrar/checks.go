@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -89,7 +90,7 @@ func cause(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return errRefused
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errClosed
 	case errors.As(err, &dns):
 		return fmt.Errorf("resolve host: %s", dns.Err)

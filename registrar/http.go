@@ -169,8 +169,5 @@ func readError(ctx context.Context, doing string, err error) error {
 	if doing == "read answer" && errors.Is(why, context.DeadlineExceeded) {
 		return why
 	}
-	if errors.Is(why, io.EOF) || errors.Is(why, io.ErrUnexpectedEOF) {
-		why = errClosed
-	}
 	return fmt.Errorf("%s: %w", doing, why)
 }
