@@ -589,7 +589,12 @@ func TestBadFileKeepsTheOldOne(t *testing.T) {
 	load.Stop()
 	_, failed := load.Count()
 	require.Zero(t, failed, "%v", load.Failures())
-	require.Equal(t, uint64(1), w.status().File.Reload.Reloads)
+	w.eventually("the reload is counted", func() error {
+		if n := w.status().File.Reload.Reloads; n != 1 {
+			return fmt.Errorf("%d reloads", n)
+		}
+		return nil
+	})
 	require.Equal(t, 2, w.status().Generation)
 }
 

@@ -123,7 +123,10 @@ func (a *Agent) judge(ctx context.Context, cfg *config.Agent) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("check the new haproxy.cfg: %w", err)
 	}
-	return haproxy.CheckWith(cfg.HAProxy.Binary, commandTimeout)(ctx, f.Name())
+	if err := haproxy.CheckWith(cfg.HAProxy.Binary, commandTimeout)(ctx, f.Name()); err != nil {
+		return fmt.Errorf("HAProxy refuses the haproxy.cfg that the new files lead to: %w", err)
+	}
+	return nil
 }
 
 // Ready returns a channel that is closed once everything has been heard of and applied for the first time.

@@ -125,8 +125,17 @@ func (a *app) root() *cobra.Command {
 		Short:         "Keeps a local HAProxy in step with ZooKeeper, and healthy services in ZooKeeper",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args:          cobra.ArbitraryArgs, // an unknown command is for RunE to refuse, with its exit code
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			hint := "see myelin --help"
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return usage("unknown command %q; %s", args[0], hint)
+		},
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.errs)
@@ -210,8 +219,13 @@ func (a *app) logger(c config.Log) (*logrus.Logger, error) {
 	return log, nil
 }
 
+// options are those of reading a file.
 func (a *app) options(strict bool) config.Options {
-	return config.Options{LookupEnv: a.env, Strict: strict}
+	o := config.Options{LookupEnv: a.env, Strict: strict}
+	if a.zookeeper != "" {
+		o.ZooKeeperHosts = []string{a.zookeeper}
+	}
+	return o
 }
 
 // file returns the configuration file's path: the flag's, else the first of the named variables that is set.

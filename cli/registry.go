@@ -151,7 +151,7 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) (
 	}
 	for _, r := range snap.Rejected {
 		infos = append(infos, nodeInfo{
-			Service: service, Node: r.Node, Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
+			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
 			State: "rejected", Reason: r.Reason + ": " + r.Detail,
 		})
 	}
@@ -161,9 +161,17 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) (
 func instanceInfo(service string, in discovery.Instance) nodeInfo {
 	return nodeInfo{
 		Service: service, Node: in.Node, Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name,
-		Weight: in.Weight, Labels: in.Labels, Session: sessionID(in.Session), Created: in.Created,
+		Weight: in.Weight, Labels: orEmpty(in.Labels), Session: sessionID(in.Session), Created: in.Created,
 		Modified: in.Modified, State: "ok", options: in.ServerOptions,
 	}
+}
+
+// orEmpty makes labels an object in JSON, with or without entries.
+func orEmpty(labels map[string]any) map[string]any {
+	if labels == nil {
+		return map[string]any{}
+	}
+	return labels
 }
 
 // sessionID writes a session as ZooKeeper's own tools do; empty for a node that is not ephemeral.

@@ -57,7 +57,7 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 	sessions := map[string]*zookeeper.Session{}
 	for _, name := range names {
 		path, zk := r.path(name)
-		key := strings.Join(zk.Hosts, ",") + zk.Chroot
+		key := ensemble(zk)
 		if sessions[key] == nil {
 			s, err := a.open(zk, log)
 			if err != nil {
