@@ -189,7 +189,8 @@ func (s *Server) awaitAnswer(p *process) error {
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if answer, err := s.Ask("srvr"); err == nil && strings.Contains(answer, "Mode:") {
+		// A question asked too early may never be answered, so none waits for long.
+		if answer, err := s.ask("srvr", 200*time.Millisecond); err == nil && strings.Contains(answer, "Mode:") {
 			return nil
 		}
 		select {
@@ -209,13 +210,15 @@ func (s *Server) tail() string {
 }
 
 // Ask sends one of ZooKeeper's four-letter words ("srvr", "mntr", "wchs") and returns the answer.
-func (s *Server) Ask(word string) (string, error) {
-	c, err := net.DialTimeout("tcp", s.addr, 2*time.Second)
+func (s *Server) Ask(word string) (string, error) { return s.ask(word, 5*time.Second) }
+
+func (s *Server) ask(word string, limit time.Duration) (string, error) {
+	c, err := net.DialTimeout("tcp", s.addr, limit)
 	if err != nil {
 		return "", fmt.Errorf("ask zookeeper: %w", err)
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return "", fmt.Errorf("ask zookeeper: %w", err)
 	}
 	if _, err := io.WriteString(c, word); err != nil {
