@@ -157,6 +157,13 @@ func (w *world) startAgent() {
 	var err error
 	w.agent, err = clitest.Start(w.dir, fmt.Sprintf("agent-%d", w.agents), nil, binary, "agent", "-c", w.agentFile)
 	require.NoError(w.t, err)
+	w.eventually("the agent answers", func() error {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/livez", w.adminPort))
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
 	w.eventually("HAProxy answers", func() error { _, err := w.pid(); return err })
 }
 

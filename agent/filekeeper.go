@@ -44,6 +44,7 @@ type filekeeper struct {
 	diskStatic string            // digest of the static part on disk; empty: no file
 	running    map[string]string // digest each HAProxy was started with, by socket
 	asked      map[string]bool   // digests that a reload was asked for
+	written    *wanted           // what the file was last brought up to
 	err        string
 	wrote      time.Time
 	unmet      string // a reload that is needed and that nobody does
@@ -121,6 +122,12 @@ func (k *filekeeper) run(ctx context.Context) {
 	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	// The file is left in step with the socket.
+	defer func() {
+		if !k.inStep() {
+			k.write(context.WithoutCancel(ctx))
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,6 +145,13 @@ func (k *filekeeper) run(ctx context.Context) {
 			pause.Reset(max(0, time.Until(k.lastWrite().Add(writeGap))))
 		}
 	}
+}
+
+// inStep tells whether the file holds what is wanted now.
+func (k *filekeeper) inStep() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.writes || k.written == k.wanted()
 }
 
 func (k *filekeeper) lastWrite() time.Time {
@@ -171,7 +185,7 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	if err != nil {
 		k.err = err.Error()
 	} else {
-		k.onDisk, k.diskStatic = servers, w.static
+		k.onDisk, k.diskStatic, k.written = servers, w.static, w
 		if changed {
 			k.wrote = time.Now()
 		}

@@ -212,7 +212,7 @@ func (g *generation) awaitReady(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if len(g.waiting()) == 0 {
+			if len(g.waiting()) == 0 && g.file.inStep() {
 				g.ready.Store(true)
 				g.onReady()
 				return

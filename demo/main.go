@@ -45,7 +45,6 @@ func play(bin, configs string, keep bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer s.load.Stop()
 	for _, st := range steps() {
 		if err := s.play(st); err != nil {
 			return err
@@ -68,6 +67,7 @@ type step struct {
 	act        func(*stage) error
 	inRotation []string           // who is to be in rotation afterwards; nil: as before
 	until      func(*stage) error // what else must be true; nil: nothing
+	then       func(*stage) error // what follows once it is true; nil: nothing
 	mayFail    bool               // requests may fail: an instance died with requests in its hands
 	newWorker  bool               // HAProxy's process is meant to change
 }
@@ -75,8 +75,8 @@ type step struct {
 func steps() []step {
 	return []step{
 		{
-			title:      "four instances in rotation",
-			act:        func(*stage) error { return nil },
+			title:      "the agent starts, four instances serve",
+			act:        (*stage).startAgent,
 			inRotation: []string{"web-1", "web-2", "web-3", "web-4"},
 		},
 		{
@@ -113,6 +113,7 @@ func steps() []step {
 				if err := s.inRotation(s.expected); err != nil {
 					return fmt.Errorf("without ZooKeeper: %w", err)
 				}
+				s.began = time.Now()
 				return s.zk.Restart()
 			},
 			until: (*stage).agentConnected,
@@ -125,7 +126,8 @@ func steps() []step {
 		},
 		{
 			title:      "web-1 leaves in order (SIGTERM)",
-			act:        func(s *stage) error { return s.instances["web-1"].leave() },
+			act:        func(s *stage) error { return s.instances["web-1"].registrar.Stop() },
+			then:       func(s *stage) error { return s.instances["web-1"].service.Stop() },
 			inRotation: []string{"web-2", "web-4", "web-5"},
 		},
 	}

@@ -42,7 +42,8 @@ type stage struct {
 	instances         map[string]*instance
 	load              *clitest.Load
 	expected          []string
-	worker            int // HAProxy's worker before the present step
+	worker            int       // HAProxy's worker before the present step; 0: there is none yet
+	began             time.Time // when what the present step converges from happened
 	results           []result
 }
 
@@ -74,7 +75,7 @@ func setStage(bin, configs string) (*stage, error) {
 		return s, err
 	}
 	fmt.Println("logs and files:", dir)
-	fmt.Println("starting ZooKeeper, four services, four registrars, the agent and its HAProxy ...")
+	fmt.Println("starting ZooKeeper, four services and four registrars ...")
 	zkDir := filepath.Join(dir, "zookeeper")
 	if err := os.Mkdir(zkDir, 0o755); err != nil {
 		return s, err
@@ -96,17 +97,21 @@ func setStage(bin, configs string) (*stage, error) {
 	if s.adminPort, err = portNear(3213); err != nil {
 		return s, err
 	}
-	s.agent, err = clitest.Start(dir, "agent", s.env(), s.bin, "agent", "-c", filepath.Join(configs, "agent.toml"))
+	return s, nil
+}
+
+// startAgent starts the agent, and the requests as soon as they can be answered.
+func (s *stage) startAgent() (err error) {
+	s.agent, err = clitest.Start(s.dir, "agent", s.env(), s.bin, "agent", "-c", filepath.Join(s.configs, "agent.toml"))
 	if err != nil {
-		return s, err
+		return err
 	}
-	s.expected = []string{"web-1", "web-2", "web-3", "web-4"}
-	if err := s.await(func() error { return s.inRotation(s.expected) }); err != nil {
-		return s, fmt.Errorf("%w\n%s", err, s.agent.Tail(10))
+	names := slices.Collect(maps.Keys(s.instances))
+	if err := s.await(func() error { return s.inRotation(names) }); err != nil {
+		return fmt.Errorf("%w\n%s", err, s.agent.Tail(10))
 	}
 	s.load = clitest.StartLoad(fmt.Sprintf("http://localhost:%d/", s.port), rate)
-	fmt.Printf("%d requests a second go to http://localhost:%d\n\n", rate, s.port)
-	return s, nil
+	return nil
 }
 
 // portNear is the wanted port if nobody has it, else any free one.
@@ -158,15 +163,6 @@ func (in *instance) kill() {
 	in.service.Kill()
 }
 
-// leave ends an instance as a deployment does: the registrar withdraws first, the service ends later.
-func (in *instance) leave() error {
-	if err := in.registrar.Stop(); err != nil {
-		return err
-	}
-	time.Sleep(500 * time.Millisecond) // requests under way end
-	return in.service.Stop()
-}
-
 func (in *instance) reweigh(from, to int) error {
 	text, err := os.ReadFile(in.config)
 	if err != nil {
@@ -184,40 +180,49 @@ func (in *instance) reweigh(from, to int) error {
 
 // play does one step and notes how it went.
 func (s *stage) play(st step) error {
-	fmt.Printf("%-36s ", st.title)
-	before, err := s.haproxyPid()
-	if err != nil {
-		return fmt.Errorf("%s: %w", st.title, err)
-	}
-	s.worker = before
-	sent, failed := s.load.Count()
-	began := time.Now()
+	fmt.Printf("%-40s ", st.title)
+	s.worker, _ = s.haproxyPid()
+	sent, failed := s.count()
+	s.began = time.Now()
 	if err := st.act(s); err != nil {
 		return fmt.Errorf("%s: %w", st.title, err)
 	}
 	if st.inRotation != nil {
 		s.expected = st.inRotation
 	}
-	err = s.await(func() error {
+	err := s.await(func() error {
 		if err := s.inRotation(s.expected); err != nil || st.until == nil {
 			return err
 		}
 		return st.until(s)
 	})
-	took := time.Since(began)
+	took := time.Since(s.began)
 	if err != nil {
 		return fmt.Errorf("%s: not converged after %s: %w\n%s", st.title, patient, err, s.agent.Tail(10))
 	}
+	if st.then != nil {
+		if err := st.then(s); err != nil {
+			return fmt.Errorf("%s: %w", st.title, err)
+		}
+	}
 	time.Sleep(time.Second) // the stream goes on for a while
-	sent2, failed2 := s.load.Count()
+	sent2, failed2 := s.count()
 	after, err := s.haproxyPid()
 	if err != nil {
 		return fmt.Errorf("%s: %w", st.title, err)
 	}
-	r := result{step: st, took: took, sent: sent2 - sent, failed: failed2 - failed, worker: after, workerChanged: before != after}
+	r := result{step: st, took: took, sent: sent2 - sent, failed: failed2 - failed, worker: after, workerChanged: s.worker != 0 && s.worker != after}
 	s.results = append(s.results, r)
 	fmt.Printf("converged in %s\n", took.Round(time.Millisecond))
 	return nil
+}
+
+// count is how many requests have ended, and failed.
+func (s *stage) count() (sent, failed int) {
+	if s.load == nil {
+		return 0, 0
+	}
+	return s.load.Count()
 }
 
 func (s *stage) await(condition func() error) error {
@@ -368,19 +373,19 @@ func (s *stage) status() (agentStatus, error) {
 
 func (s *stage) printTable() {
 	fmt.Println()
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "step\tconverged in\trequests\tfailed\tHAProxy's pid\t")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "STEP\tCONVERGED IN\tREQUESTS\tFAILED\tHAPROXY'S PID")
 	var sent, failed int
 	for _, r := range s.results {
 		note := ""
 		if r.workerChanged {
 			note = " (new)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d%s\t\n", r.step.title, r.took.Round(time.Millisecond), r.sent, r.failed, r.worker, note)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d%s\n", r.step.title, r.took.Round(time.Millisecond), r.sent, r.failed, r.worker, note)
 		sent += r.sent
 		failed += r.failed
 	}
-	fmt.Fprintf(w, "all\t\t%d\t%d\t\t\n", sent, failed)
+	fmt.Fprintf(w, "all\t\t%d\t%d\n", sent, failed)
 	w.Flush()
 	fmt.Println()
 }
@@ -405,6 +410,9 @@ func (s *stage) processes() []*clitest.Process {
 
 // strike ends everything and removes the files.
 func (s *stage) strike() {
+	if s.load != nil {
+		s.load.Stop()
+	}
 	for _, p := range s.processes() {
 		if p.Running() {
 			p.Stop()
