@@ -213,6 +213,7 @@ func TestHTTPFaults(t *testing.T) {
 		{"HTTP/1.0 without a length", answer("HTTP/1.0 200 OK\r\n\r\nfine"), HTTPOptions{Expect: "fine"}, ""},
 		{"chunks", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2\r\nne\r\n0\r\n\r\n"), HTTPOptions{Expect: "fine"}, ""},
 		{"more than a MiB of body", answer("HTTP/1.0 200 OK\r\n\r\nearly" + strings.Repeat("x", maxBody) + "late"), HTTPOptions{Expect: "early"}, ""},
+		{"in the middle of a large body", answer("HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat("x", maxBody/2) + "middle" + strings.Repeat("x", maxBody)), HTTPOptions{Expect: "middle"}, ""},
 		{"beyond a MiB of body", answer("HTTP/1.0 200 OK\r\n\r\nearly" + strings.Repeat("x", maxBody) + "late"), HTTPOptions{Expect: "late"}, `body lacks "late"`},
 		{"no TLS there", silent, HTTPOptions{TLS: true, TLSTimeout: moment}, "open TLS with 127.0.0.1:PORT: no answer within 60ms"},
 		{"closes instead of TLS", answer(""), HTTPOptions{TLS: true}, "open TLS with 127.0.0.1:PORT: connection closed"},

@@ -376,12 +376,12 @@ func TestDirectoryAway(t *testing.T) {
 
 // TestNeverPublishesTheSick: a publish that waits for the directory is given up when the checks fall.
 func TestNeverPublishesTheSick(t *testing.T) {
-	play(t, nil, func(s *stage) {
+	play(t, func(o *Options) { o.Services[0].Checks[0].Fall = 1 }, func(s *stage) {
 		s.dir.goAway()
-		s.wait(3 * time.Second) // up, and waiting
+		s.wait(2 * time.Second) // up, and waiting
 		require.Equal(t, Up, s.Status()[0].State)
 		s.check.set(errSick)
-		s.wait(3 * time.Second)
+		s.wait(time.Second)
 		require.Equal(t, Down, s.Status()[0].State)
 		s.dir.comeBack()
 		s.wait(10 * time.Second)
@@ -513,6 +513,32 @@ func TestReload(t *testing.T) {
 			require.Equal(t, 1, s.dir.fewest())
 		})
 	})
+	t.Run("other data while other checks decide", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			sv := s.service()
+			strict := &switchable{}
+			sv.Checks = []Check{{Name: "strict", HealthCheck: strict, Rise: 3}}
+			for _, data := range []string{"v2", "v3"} {
+				sv.Registration.Data = []byte(data)
+				require.NoError(t, s.Reload([]Service{sv}))
+				s.wait(0)
+				s.nodes(node + " v1")
+				require.Equal(t, 1, strict.count(), "the checks go on")
+			}
+			s.wait(2 * time.Second)
+			s.nodes(node + " v3")
+		})
+	})
+	t.Run("a check that is made no more", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			k := s.snapshot()[0]
+			late := result{probe: &probe{health: NewHealth(1, 1, true)}, err: errSick}
+			require.True(t, k.do(s.t.Context(), func(context.Context) { k.observe(late) }))
+			s.wait(0)
+			s.nodes(node + " v1")
+			s.metric(fmt.Sprintf("checks_total pass user-api %d", s.check.count()), "myelin_registrar_checks_total")
+		})
+	})
 	t.Run("other checks that fail", func(t *testing.T) {
 		registered(t, func(s *stage) {
 			sv := s.service()
@@ -638,6 +664,22 @@ func TestReload(t *testing.T) {
 			require.NoError(t, s.Reload([]Service{sv}))
 			s.wait(time.Second)
 			s.nodes("/services/user-api/web-1_ v1")
+		})
+	})
+	t.Run("back at the moment it has left", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			s.do(s.t.Context(), func(ctx context.Context) {
+				k := s.keepers[s.service().identity()]
+				require.True(t, k.do(ctx, func(context.Context) { k.retire(nil) }))
+				<-k.done // the loop has not heard of it yet
+				require.NoError(t, s.reload(ctx, []Service{s.service()}))
+			})
+			s.wait(5 * time.Second)
+			s.nodes("/services/user-api/web-1_0002 v1")
+			require.Len(t, s.Status(), 1)
+			require.NoError(t, s.Reload(nil))
+			s.wait(time.Second)
+			s.nodes()
 		})
 	})
 	t.Run("before and after running", func(t *testing.T) {

@@ -63,6 +63,14 @@ func TestUpkeep(t *testing.T) {
 			wait 50ms      publish retry
 			begin          nothing
 			ok             in 30s`},
+		{"an audit that fails is a doubt", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			wait 30s       publish audit
+			begin          nothing
+			fail           in 50ms
+			wait 50ms      publish retry`},
 		{"a publish that failed may have worked", `
 			up             publish health
 			begin          nothing

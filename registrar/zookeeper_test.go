@@ -1,0 +1,206 @@
+package registrar_test
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+	"github.com/myelin-sd/myelin/registrar"
+)
+
+const parent = "/smartstack/user-api"
+
+// scene is a registrar on a real ZooKeeper, behind a wire that can be cut, with an observer of its own.
+type scene struct {
+	*registrar.Registrar
+	t        *testing.T
+	server   *zktest.Server
+	wire     *zktest.Proxy
+	session  *zookeeper.Session
+	observer *zk.Conn
+	service  net.Listener // what is checked
+	data     []byte
+	cancel   context.CancelFunc
+	stopped  chan error
+}
+
+func newScene(t *testing.T) *scene {
+	s := &scene{t: t, server: zktest.New(t), stopped: make(chan error, 1)}
+	s.wire = zktest.NewProxy(t, s.server.Addr())
+	s.session = zookeeper.New(zookeeper.Options{Hosts: []string{s.wire.Addr()}, SessionTimeout: 2 * time.Second})
+	t.Cleanup(s.session.Close)
+	observer, _, err := zk.Connect([]string{s.server.Addr()}, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}))
+	require.NoError(t, err)
+	t.Cleanup(observer.Close)
+	s.observer = observer
+	s.listen("127.0.0.1:0")
+
+	_, port, err := net.SplitHostPort(s.service.Addr().String())
+	require.NoError(t, err)
+	n, err := strconv.ParseUint(port, 10, 16)
+	require.NoError(t, err)
+	weight := 7
+	s.data, err = discovery.EncodeNerve(discovery.Payload{Host: "10.0.0.1", Port: 3000, Name: "web-1", Weight: &weight, Labels: map[string]any{"az": "<a>"}})
+	require.NoError(t, err)
+	s.Registrar = registrar.New(registrar.Options{Services: []registrar.Service{{
+		Name: "user-api", Directory: s.session, Interval: 20 * time.Millisecond,
+		Registration: discovery.Registration{Path: parent, Prefix: "web-1_", Data: s.data, Sequential: true, Ephemeral: true},
+		Checks: []registrar.Check{{
+			Name: "tcp", HealthCheck: registrar.NewTCP(registrar.TCPOptions{Host: "127.0.0.1", Port: uint16(n)}),
+			Timeout: time.Second, Rise: 2, Fall: 2,
+		}},
+	}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	s.cancel = cancel
+	go func() { s.stopped <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-s.stopped
+	})
+	return s
+}
+
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+// listen makes the service healthy, on the address that it had.
+func (s *scene) listen(addr string) {
+	s.t.Helper()
+	l, err := net.Listen("tcp", addr)
+	require.NoError(s.t, err)
+	s.service = l
+	s.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+}
+
+// children waits until there are n registrations and returns their names.
+func (s *scene) children(n int) []string {
+	s.t.Helper()
+	var names []string
+	require.Eventually(s.t, func() bool {
+		var err error
+		names, _, err = s.observer.Children(parent)
+		return err == nil && len(names) == n
+	}, 20*time.Second, 10*time.Millisecond, "%d registrations", n)
+	return names
+}
+
+// another waits until exactly one registration stands that is not the one before, and returns its name.
+func (s *scene) another(than string) string {
+	s.t.Helper()
+	name := than
+	require.Eventually(s.t, func() bool {
+		names, _, err := s.observer.Children(parent)
+		if err != nil || len(names) != 1 {
+			return false
+		}
+		name = names[0]
+		return name != than
+	}, 20*time.Second, 10*time.Millisecond)
+	return name
+}
+
+func (s *scene) owner(name string) int64 {
+	s.t.Helper()
+	_, stat, err := s.observer.Get(parent + "/" + name)
+	require.NoError(s.t, err)
+	return stat.EphemeralOwner
+}
+
+func TestZooKeeperNode(t *testing.T) {
+	s := newScene(t)
+	name := s.children(1)[0]
+	require.Equal(t, "web-1_0000000000", name)
+	data, stat, err := s.observer.Get(parent + "/" + name)
+	require.NoError(t, err)
+	require.Equal(t, `{"host":"10.0.0.1","port":3000,"name":"web-1","weight":7,"labels":{"az":"<a>"}}`, string(data))
+	require.NotZero(t, stat.EphemeralOwner)
+	for _, dir := range []string{"/smartstack", parent} { // made as Nerve makes them
+		data, stat, err := s.observer.Get(dir)
+		require.NoError(t, err)
+		require.Empty(t, data)
+		require.Zero(t, stat.EphemeralOwner)
+		acl, _, err := s.observer.GetACL(dir)
+		require.NoError(t, err)
+		require.Equal(t, zk.WorldACL(zk.PermAll), acl)
+	}
+	require.Eventually(t, func() bool { return s.Status()[0].Node == parent+"/"+name }, 10*time.Second, time.Millisecond)
+
+	addr := s.service.Addr().String()
+	require.NoError(t, s.service.Close())
+	s.children(0)
+	s.listen(addr)
+	s.children(1)
+
+	s.cancel()
+	require.NoError(t, <-s.stopped)
+	s.stopped <- nil // for the clean-up
+	names, _, err := s.observer.Children(parent)
+	require.NoError(t, err)
+	require.Empty(t, names, "withdrawn before Run returned")
+}
+
+func TestZooKeeperHeals(t *testing.T) {
+	s := newScene(t)
+	name := s.children(1)[0]
+	session := s.owner(name)
+
+	// Deleted by somebody else.
+	require.NoError(t, s.observer.Delete(parent+"/"+name, -1))
+	deleted := time.Now()
+	name = s.another(name)
+	require.Less(t, time.Since(deleted), 2*time.Second)
+
+	// Changed by somebody else.
+	_, err := s.observer.Set(parent+"/"+name, []byte("mine now"), -1)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		data, _, err := s.observer.Get(parent + "/" + name)
+		return err == nil && string(data) == string(s.data)
+	}, 20*time.Second, 10*time.Millisecond)
+
+	// The connection breaks: the session, and with it the node, lives on.
+	s.wire.Break()
+	require.Eventually(t, func() bool { return s.session.Status().Connected }, 20*time.Second, time.Millisecond)
+	require.Equal(t, session, s.owner(name))
+
+	// The session expires.
+	require.NoError(t, s.server.Expire(session))
+	name = s.another(name)
+	require.NotEqual(t, session, s.owner(name))
+
+	// An outage longer than the session.
+	s.wire.Cut()
+	s.children(0)
+	s.wire.Resume()
+	s.another(name)
+}
+
+// TestZooKeeperAway: the checks fall while ZooKeeper cannot be reached, for less time than the session lives.
+func TestZooKeeperAway(t *testing.T) {
+	s := newScene(t)
+	s.children(1)
+	s.wire.Cut()
+	require.NoError(t, s.service.Close())
+	require.Eventually(t, func() bool { return s.Status()[0].State == registrar.Down }, 10*time.Second, time.Millisecond)
+	s.wire.Resume()
+	s.children(0)
+	require.Eventually(t, func() bool { st := s.Status()[0]; return !st.Registered && st.Problem == "" }, 10*time.Second, time.Millisecond)
+}
