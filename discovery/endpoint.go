@@ -50,12 +50,14 @@ func parseHost(host string) (Endpoint, bool) {
 		ok := ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast() && ip != broadcast
 		return Endpoint{ip: ip}, ok
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return Endpoint{host: host}, legalHostName(host)
+	host = strings.TrimSuffix(host, ".")
+	if !legalHostName(host) {
+		return Endpoint{}, false
+	}
+	return Endpoint{host: strings.ToLower(host)}, true
 }
 
-// legalHostName reports whether the lower-case s is a host name after RFC 1123 section 2.1 that resolvers cannot take
-// for a number.
+// legalHostName reports whether s is a host name after RFC 1123 section 2.1 that resolvers cannot take for a number.
 func legalHostName(s string) bool {
 	if len(s) > 253 {
 		return false
@@ -66,7 +68,7 @@ func legalHostName(s string) bool {
 			return false
 		}
 		for i := range len(label) {
-			if c := label[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {
+			if c := label[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-') {
 				return false
 			}
 		}
@@ -78,8 +80,8 @@ func legalHostName(s string) bool {
 // numeric reports whether inet_aton would read s as a number: decimal, octal or 0x-hexadecimal.
 func numeric(s string) bool {
 	digits := "0123456789"
-	if strings.HasPrefix(s, "0x") {
-		s, digits = s[2:], "0123456789abcdef"
+	if strings.HasPrefix(s, "0x") || strings.HasPrefix(s, "0X") {
+		s, digits = s[2:], "0123456789abcdefABCDEF"
 	}
 	return strings.Trim(s, digits) == ""
 }
