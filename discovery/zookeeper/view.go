@@ -15,19 +15,22 @@ import (
 // reason.
 type Decode func(node string, data []byte) (discovery.Instance, error)
 
-// node is one child as it was last read. It never changes; a child that does gets a new one.
+// node is one child as it was last read. A child that changes gets a new one, so that other goroutines may read all
+// but the last two fields.
 type node struct {
 	name         string
 	czxid, mzxid int64 // of the reading; both 0 when the name alone was decoded
 	instance     discovery.Instance
 	rejection    *discovery.Rejection // nil: instance is valid
 	dropped      bool                 // no longer in the view; set once, before the next merge
+	listed       uint64               // the last listing that had it
 }
 
 // view is what is known of one path's children. Its methods are pure but for the view itself.
 type view struct {
-	decode Decode
-	nodes  map[string]*node
+	decode   Decode
+	nodes    map[string]*node
+	listings uint64
 
 	// Both sorted, brought up to date by settle.
 	accepted, rejected []*node
@@ -46,26 +49,23 @@ func newView(decode Decode) *view {
 // gone.
 func (v *view) list(names []string) (unknown, gone []string) {
 	v.missing, v.changed = false, v.changed || v.missing
+	v.listings++
 	present := 0
 	for _, name := range names {
-		if v.nodes[name] != nil {
-			present++
-			continue
-		}
-		if n := v.fromName(name); n != nil {
+		n := v.nodes[name]
+		if n == nil {
+			if n = v.fromName(name); n == nil {
+				unknown = append(unknown, name)
+				continue
+			}
 			v.put(n)
-			present++
-			continue
 		}
-		unknown = append(unknown, name)
+		n.listed = v.listings
+		present++
 	}
 	if present < len(v.nodes) {
-		listed := make(map[string]bool, len(names))
-		for _, name := range names {
-			listed[name] = true
-		}
-		for name := range v.nodes {
-			if !listed[name] {
+		for name, n := range v.nodes {
+			if n.listed != v.listings {
 				gone = append(gone, name)
 				v.remove(name)
 			}
