@@ -371,7 +371,12 @@ func (w *world) startRegistrar(in *instance) {
 // backendServer is a web server of the test's own, for tests with many instances.
 func backendServer(t testing.TB, name string) (port int) {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprintln(rw, name) }))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprintln(rw, name) }))
+	l, err := net.Listen("tcp4", "0.0.0.0:0") // every address of 127.0.0.0/8
+	require.NoError(t, err)
+	s.Listener.Close()
+	s.Listener = l
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().(*net.TCPAddr).Port
 }

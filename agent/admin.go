@@ -30,7 +30,7 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		if !st.Ready {
 			code = http.StatusServiceUnavailable
 		}
-		answer(w, code, map[string]any{"ready": st.Ready, "waiting": st.Waiting})
+		answer(w, code, map[string]any{"ready": st.Ready, "waiting": append([]string{}, st.Waiting...)})
 	})
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, a.Status())

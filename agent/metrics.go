@@ -29,10 +29,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "myelin_reconcile_rounds_total", Help: "Rounds of reading HAProxy's state, comparing and applying, by result."},
 			[]string{"result"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "myelin_reconcile_seconds", Help: "Length of a round.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}),
+			Name: "myelin_reconcile_seconds", Help: "Length of a round.", Buckets: []float64{.0005, .001, .002, .005, .01, .025, .05, .1, .5, 1, 5}}),
 		propagation: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "myelin_propagation_seconds", Help: "From the registry's event to HAProxy's confirmation.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30}}),
 	}
 	reg.MustRegister(m.commands, m.rounds, m.seconds, m.propagation)
 	return m

@@ -21,6 +21,7 @@ const (
 	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
 	alertFor      = 3 * time.Second        // how long a sign of a change makes the process be looked at often
 	auditEvery    = 30 * time.Second       // the whole state is read and compared
+	warmFor       = 2 * time.Second        // a connection of this age may still be used
 	retryLeast    = 5 * time.Millisecond
 	retryMost     = time.Second
 	socketTimeout = 10 * time.Second // a whole round; a stuck HAProxy must not stop the next try
@@ -41,6 +42,9 @@ type reconciler struct {
 	log     logrus.FieldLogger
 	metrics *Metrics
 
+	client *haproxy.Client // the young connection for the next round; nil: none
+	dialed time.Time
+
 	quarantine *quarantine
 	again      func() // has everybody look at wanted again
 
@@ -48,6 +52,7 @@ type reconciler struct {
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
 	done     map[string]uint64 // revision of each backend that HAProxy has confirmed
+	told     map[string]uint64 // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
 	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
@@ -82,11 +87,12 @@ type counts struct {
 
 // run blocks until ctx is done. HAProxy stays as it is.
 func (r *reconciler) run(ctx context.Context) {
-	r.done = map[string]uint64{}
+	r.done, r.told = map[string]uint64{}, map[string]uint64{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
 	r.retired = map[haproxy.Key]time.Time{}
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
+	defer r.drop()
 
 	look := time.NewTimer(identityEvery)
 	defer look.Stop()
@@ -137,6 +143,7 @@ func (r *reconciler) run(ctx context.Context) {
 		full = err != nil
 		switch {
 		case err != nil:
+			r.drop()
 			retry.Reset(backoff/2 + rand.N(backoff/2))
 			backoff = min(backoff*2, retryMost)
 		default:
@@ -162,11 +169,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if len(due) == 0 && !full {
 		return nil
 	}
-	c, err := r.dial(ctx)
+	c, err := r.warm(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	if r.met(ctx, c, w) {
 		due = w.names()
 		full = true
@@ -230,10 +236,12 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		return false
 	}
 	fields := logrus.Fields{"pid": id.Pid, "version": id.Version}
-	if r.identity.Pid != 0 {
+	if r.identity.Pid == 0 {
+		r.log.WithFields(fields).Info("HAProxy answers")
+	} else {
 		fields["previous"] = r.identity.Pid
+		r.log.WithFields(fields).Info("HAProxy is another process: it was restarted or reloaded")
 	}
-	r.log.WithFields(fields).Info("HAProxy process seen")
 	r.identity = id
 	r.caps = haproxy.CapabilitiesOf(id.Version)
 	clear(r.done)
@@ -432,7 +440,8 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		if _, there := actual[name]; !there && b.known {
 			continue // it appears with the reload that was asked for
 		}
-		if r.done[name] != b.rev && !b.at.IsZero() {
+		if r.told[name] != b.rev && !b.at.IsZero() {
+			r.told[name] = b.rev
 			r.metrics.propagated(now.Sub(b.at))
 		}
 		r.done[name] = b.rev
@@ -537,15 +546,37 @@ func (r *reconciler) dial(ctx context.Context) (*haproxy.Client, error) {
 // same asks over a fresh connection whether the process that serves is still the known one. A connection that was
 // opened earlier proves nothing: after a reload it stays with the old worker.
 func (r *reconciler) same(ctx context.Context) error {
+	r.drop()
 	c, err := r.dial(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	r.client, r.dialed = c, time.Now()
 	if c.Identity() != r.identity {
 		return errReplaced
 	}
 	return nil
+}
+
+// warm is the connection that the last look left open, or a new one. That a young connection may already be to an
+// old worker does no harm: after a plan was applied the process is looked at again.
+func (r *reconciler) warm(ctx context.Context) (*haproxy.Client, error) {
+	if r.client != nil && time.Since(r.dialed) < warmFor {
+		return r.client, nil
+	}
+	r.drop()
+	c, err := r.dial(ctx)
+	if err == nil {
+		r.client, r.dialed = c, time.Now()
+	}
+	return c, err
+}
+
+func (r *reconciler) drop() {
+	if r.client != nil {
+		r.client.Close()
+		r.client = nil
+	}
 }
 
 // look is same as a periodic check; a new process is met at once by a full round.
@@ -567,8 +598,8 @@ func (r *reconciler) note(ctx context.Context, err error) {
 	old := r.status.Load()
 	connected := err == nil || errors.Is(err, errRefused)
 	switch {
-	case connected && !old.Connected:
-		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers")
+	case connected && r.warned:
+		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers again")
 	case !connected && !r.warned && (old.Connected || time.Since(old.Since) > startPatience):
 		r.log.WithField("err", err).Warn("HAProxy does not answer; it is tried again, and found as it is")
 	}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +39,8 @@ func (a *app) servicesCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					infos = append(infos, infoOf(f.Path, f.Path, snap))
+					name := strings.TrimPrefix(strings.TrimPrefix(f.Path, root), "/")
+					infos = append(infos, infoOf(cmp.Or(name, f.Path), f.Path, snap))
 				}
 				return a.printServices(infos)
 			})

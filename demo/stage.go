@@ -433,14 +433,15 @@ func (s *stage) strike() {
 // handOver leaves everything running and says what to try.
 func (s *stage) handOver() error {
 	s.reader.Close()
-	pids := []string{strconv.Itoa(s.zk.Pid()), strconv.Itoa(s.master())}
+	pids := []string{strconv.Itoa(s.zk.Pid())}
 	for _, p := range s.processes() {
 		if p.Running() {
 			pids = append(pids, strconv.Itoa(p.Pid()))
 		}
 	}
 	stop := filepath.Join(s.dir, "stop")
-	script := fmt.Sprintf("#!/bin/sh\nkill %s\nsleep 1\nrm -rf %s\n", strings.Join(pids, " "), s.dir)
+	// HAProxy goes last, and by its file: the agent may have started another one meanwhile.
+	script := fmt.Sprintf("#!/bin/sh\nkill %[1]s 2>/dev/null\nsleep 1\nkill $(cat %[2]s/haproxy.pid) 2>/dev/null\nrm -rf %[2]s\n", strings.Join(pids, " "), s.dir)
 	if err := os.WriteFile(stop, []byte(script), 0o755); err != nil {
 		return err
 	}

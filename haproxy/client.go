@@ -81,17 +81,29 @@ func Dial(ctx context.Context, path string, o ClientOptions) (*Client, error) {
 func (c *Client) hello(ctx context.Context) error {
 	var info string
 	err := c.exchange(ctx, func() error {
-		for _, command := range []string{"prompt", "set severity-output number", "set timeout cli 60s"} {
-			reply, err := c.roundTrip(ctx, command)
+		// The prompt's reply is waited for: from 3.0 on, lines behind the first are only read in prompt mode. The
+		// others travel together.
+		reply, err := c.roundTrip(ctx, "prompt")
+		if err == nil {
+			err = judge("prompt", reply, expectNothing)
+		}
+		if err != nil {
+			return err
+		}
+		settings := []string{"set severity-output number", "set timeout cli 60s"}
+		if err := c.write(ctx, []byte(strings.Join(settings, "\n")+"\nshow info\n")); err != nil {
+			return err
+		}
+		for _, command := range settings {
+			reply, err := c.read(ctx, command)
+			if err == nil {
+				err = judge(command, reply, expectNothing)
+			}
 			if err != nil {
 				return err
 			}
-			if err := judge(command, reply, expectNothing); err != nil {
-				return err
-			}
 		}
-		var err error
-		info, err = c.roundTrip(ctx, "show info")
+		info, err = c.read(ctx, "show info")
 		return err
 	})
 	if err != nil {

@@ -28,9 +28,18 @@ func AssignIDs(servers []Server) {
 			used[id] = true
 		}
 	}
+	// Where the last search from an id ended, the next one from there begins: all before it are taken. Many names at
+	// one address would otherwise make this quadratic, and the registry's text decides how many there are.
+	ended := map[int]int{}
 	for _, i := range order {
 		if servers[i].ID == 0 {
-			servers[i].ID = freeID(idOf(servers[i]), used)
+			want := idOf(servers[i])
+			from := want
+			if e, ok := ended[want]; ok {
+				from = e
+			}
+			servers[i].ID = freeID(from, used)
+			ended[want] = servers[i].ID
 			used[servers[i].ID] = true
 		}
 	}
