@@ -275,6 +275,7 @@ func (k *keeper) request(op op) func(context.Context) outcome {
 			if err := dir.Withdraw(ctx, was, node); err != nil {
 				return outcome{standing: was, err: err}
 			}
+			node = ""
 		}
 		made, err := dir.Publish(ctx, is, node)
 		return outcome{standing: is, node: made, err: err}
@@ -408,6 +409,7 @@ func (k *keeper) close(ctx context.Context) {
 	defer cancel()
 	defer k.publishStatus()
 	k.leave()
+	k.upkeep.again(time.Now(), whyHealth) // whatever pause there was
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for !k.upkeep.absent() {
@@ -443,7 +445,7 @@ func (k *keeper) stalled(now time.Time) string {
 }
 
 func (k *keeper) logger() logrus.FieldLogger {
-	return k.log.WithFields(logrus.Fields{"component": "registrar", "service": k.service.Name, "path": k.service.Registration.Path})
+	return k.log.WithFields(logrus.Fields{"service": k.service.Name, "path": k.service.Registration.Path})
 }
 
 // publishStatus lets everybody see what the loop knows.

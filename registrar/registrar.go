@@ -77,7 +77,6 @@ const heartbeatEvery = 10 * time.Second
 // Registrar looks after services, each on its own: what happens to one, and to its directory, is no other's concern.
 type Registrar struct {
 	options Options
-	log     logrus.FieldLogger
 	ran     atomic.Bool
 	calls   chan func(context.Context) // run by Run's loop
 	done    chan struct{}              // closed when Run returns
@@ -101,9 +100,9 @@ func New(o Options) *Registrar {
 	if o.Rand == nil {
 		o.Rand = rand.Float64
 	}
+	o.Log = o.Log.WithField("component", "registrar")
 	return &Registrar{
-		options: o, log: o.Log.WithField("component", "registrar"),
-		calls: make(chan func(context.Context)), done: make(chan struct{}),
+		options: o, calls: make(chan func(context.Context)), done: make(chan struct{}),
 		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
 	}
 }
@@ -284,7 +283,7 @@ func (r *Registrar) beat(ctx context.Context) {
 		err = touch(r.options.HeartbeatPath, time.Now())
 	}
 	if err != nil && r.beating && ctx.Err() == nil {
-		r.log.WithField("err", err).Warn("heartbeat missed")
+		r.options.Log.WithField("err", err).Warn("heartbeat missed")
 	}
 	r.beating = err == nil
 }

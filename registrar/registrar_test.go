@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -416,6 +417,22 @@ func TestStop(t *testing.T) {
 			s.nodes()
 		})
 	})
+	t.Run("in the middle of a long pause", func(t *testing.T) {
+		play(t, nil, func(s *stage) {
+			s.wait(5 * time.Second)
+			s.check.set(errSick)
+			refusals := make([]fault, 1000)
+			for i := range refusals {
+				refusals[i] = refused
+			}
+			s.dir.fail(refusals...)
+			s.wait(20 * time.Second)
+			s.nodes("/services/user-api/web-1_0001 v1")
+			s.dir.fail()
+			require.Zero(t, s.stop())
+			s.nodes()
+		})
+	})
 	t.Run("directory away", func(t *testing.T) {
 		play(t, func(o *Options) {
 			for i := range 5 {
@@ -572,7 +589,10 @@ func TestReload(t *testing.T) {
 		registered(t, func(s *stage) {
 			s.dir.goAway()
 			require.NoError(t, s.Reload(nil))
-			s.wait(time.Minute)
+			s.check.set(errSick)
+			s.wait(30 * time.Second)
+			s.check.set(nil)
+			s.wait(30 * time.Second)
 			require.True(t, s.Status()[0].Leaving)
 			require.True(t, s.Uses(s.dir))
 			s.dir.comeBack()
@@ -729,6 +749,27 @@ func TestHeartbeat(t *testing.T) {
 		s.wait(20 * time.Second)
 		require.NoError(t, s.Live(s.t.Context()))
 		require.Greater(t, mtime(), last)
+	})
+}
+
+func TestHeartbeatCannotBeWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "missing", "heartbeat")
+	play(t, func(o *Options) { o.HeartbeatPath = path }, func(s *stage) {
+		s.wait(time.Minute)
+		require.Equal(t, []string{
+			fmt.Sprintf("warning heartbeat missed err=touch heartbeat: open %s: no such file or directory", path),
+			"info service is up check=health", "info service is registered node=/services/user-api/web-1_0001",
+		}, s.messages())
+	})
+}
+
+func TestStatusAsJSON(t *testing.T) {
+	play(t, nil, func(s *stage) {
+		text, err := json.Marshal(s.Status())
+		require.NoError(t, err)
+		require.JSONEq(t, `[{"service": "user-api", "path": "/services/user-api", "state": "unknown", "since": "2000-01-01T00:00:00Z",
+			"checks": [{"check": "health", "state": "unknown", "since": "2000-01-01T00:00:00Z", "at": "2000-01-01T00:00:00Z", "latency_ns": 0}],
+			"registered": false}]`, string(text))
 	})
 }
 
