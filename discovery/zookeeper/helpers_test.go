@@ -18,6 +18,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+	"github.com/myelin-sd/myelin/registrar"
 )
 
 // patience is how long a test waits for what must happen. Nothing is expected to take this long.
@@ -205,3 +206,6 @@ func names(t testing.TB, c *zk.Conn, path string) []string {
 }
 
 func server(t testing.TB) *zktest.Server { return zktest.New(t) }
+
+// A session is what the registrar publishes in.
+var _ registrar.Directory = (*zookeeper.Session)(nil)
