@@ -48,14 +48,36 @@ type refused struct {
 	Reason   string
 }
 
-// servers turns the active instances into the backend's servers: a pure function of its arguments. Instances that
-// cannot be expressed are returned with the reason; one bad registration costs only itself.
-func (b backend) servers(active []discovery.Instance, lookup resolve) ([]haproxy.Server, []refused) {
+// memo remembers the server that an instance became, so that a change of one instance of ten thousand is worked out
+// for that one. It is correct because server is pure in the instance, once its address needs no lookup.
+type memo map[memoKey]memoized
+
+type memoKey struct {
+	endpoint   discovery.Endpoint
+	name, node string
+}
+
+type memoized struct {
+	instance discovery.Instance
+	server   haproxy.Server
+}
+
+// forget drops what is no longer in use once it outweighs what is.
+func (m memo) forget(active []discovery.Instance) {
+	if len(m) > 2*len(active)+100 {
+		clear(m)
+	}
+}
+
+// servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
+// Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
+func (b backend) servers(active []discovery.Instance, lookup resolve, m memo) ([]haproxy.Server, []refused) {
+	m.forget(active)
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
 	for _, in := range active {
-		s, why := b.server(in, lookup)
+		s, why := b.recall(in, lookup, m)
 		switch {
 		case why != "":
 			bad = append(bad, refused{in, why})
@@ -68,6 +90,22 @@ func (b backend) servers(active []discovery.Instance, lookup resolve) ([]haproxy
 	}
 	haproxy.AssignIDs(out)
 	return out, bad
+}
+
+// recall is server with a memory.
+func (b backend) recall(in discovery.Instance, lookup resolve, m memo) (haproxy.Server, string) {
+	if _, isIP := in.Endpoint.IP(); !isIP || m == nil {
+		return b.server(in, lookup)
+	}
+	key := memoKey{in.Endpoint, in.Name, in.Node}
+	if known, ok := m[key]; ok && known.instance.Equal(in) {
+		return known.server, ""
+	}
+	s, why := b.server(in, lookup)
+	if why == "" {
+		m[key] = memoized{in, s}
+	}
+	return s, why
 }
 
 func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, string) {

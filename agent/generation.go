@@ -175,7 +175,20 @@ func (g *generation) take(snap discovery.Snapshot) {
 		log.WithField("instances", len(v.active)).Info("the registry lists instances again")
 	}
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
-	g.publish(g.composer.replace(i, v, g.wanted.Load()))
+	before := g.wanted.Load()
+	after := g.composer.replace(i, v, before)
+	name := g.composer.backends[i].name
+	logRejections(log, unusable(before.backends[name].refused), unusable(after.backends[name].refused))
+	g.publish(after)
+}
+
+// unusable are the registrations that decode but cannot become a server.
+func unusable(refused []refused) []discovery.Rejection {
+	var out []discovery.Rejection
+	for _, r := range refused {
+		out = append(out, discovery.Rejection{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
+	}
+	return out
 }
 
 // logRejections says each newly rejected registration once.

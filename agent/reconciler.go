@@ -20,6 +20,7 @@ import (
 const (
 	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
 	alertFor      = 3 * time.Second        // how long a sign of a change makes the process be looked at often
+	readAfter     = 50 * time.Millisecond  // from a change to the reading that confirms it
 	auditEvery    = 30 * time.Second       // the whole state is read and compared
 	warmFor       = 2 * time.Second        // a connection of this age may still be used
 	retryLeast    = 5 * time.Millisecond
@@ -30,7 +31,11 @@ const (
 )
 
 // reconciler brings one HAProxy to what is wanted. It is the only user of that HAProxy's admin socket in this
-// process. It decides nothing: it reads the real state, asks haproxy.Diff for the plan, and applies it.
+// process. It decides nothing: it takes the real state, asks haproxy.Diff for the plan, and applies it.
+//
+// The real state is read at the start, from every new process, after every error, as an audit, and after each change:
+// a change of one service is applied at once against what HAProxy confirmed last, so that a join does not wait for the
+// table of ten thousand others, and then that backend's table is read and compared.
 type reconciler struct {
 	socket  string
 	wanted  func() *wanted
@@ -52,6 +57,9 @@ type reconciler struct {
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
 	done     map[string]uint64 // revision of each backend that HAProxy has confirmed
+	actual   haproxy.State     // as read, and as confirmed since
+	unread   map[string]bool   // backends that were changed since they were read
+	readAt   time.Time         // when they are to be read; zero: none is
 	told     map[string]uint64 // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
@@ -88,6 +96,7 @@ type counts struct {
 // run blocks until ctx is done. HAProxy stays as it is.
 func (r *reconciler) run(ctx context.Context) {
 	r.done, r.told = map[string]uint64{}, map[string]uint64{}
+	r.actual, r.unread = haproxy.State{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
 	r.retired = map[haproxy.Key]time.Time{}
 	r.unfit = map[string]string{}
@@ -131,6 +140,9 @@ func (r *reconciler) run(ctx context.Context) {
 		case <-r.wake:
 			err = r.round(ctx, full)
 		case <-retry.C:
+			if !r.readAt.IsZero() && !time.Now().Before(r.readAt) {
+				r.forget()
+			}
 			err = r.round(ctx, full)
 		case <-audit.C:
 			full = true
@@ -148,8 +160,8 @@ func (r *reconciler) run(ctx context.Context) {
 			backoff = min(backoff*2, retryMost)
 		default:
 			backoff = retryLeast
-			if due, ok := r.nextDelete(); ok {
-				retry.Reset(max(time.Until(due), 100*time.Millisecond))
+			if next, ok := r.nextTask(); ok {
+				retry.Reset(time.Until(next))
 			}
 		}
 	}
@@ -158,8 +170,9 @@ func (r *reconciler) run(ctx context.Context) {
 // errRefused says that HAProxy did not do all that it was told. What worked, worked.
 var errRefused = errors.New("HAProxy refused commands")
 
-// round reads HAProxy's real state, compares it with what is wanted, and applies the difference. full looks at
-// every backend, otherwise only those whose wanted state changed since they were confirmed.
+// round compares HAProxy's state with what is wanted, and applies the difference. full reads and looks at every
+// backend, otherwise only those are looked at whose wanted state changed since they were confirmed, and those that are
+// to be read again.
 func (r *reconciler) round(ctx context.Context, full bool) error {
 	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
 	defer cancel()
@@ -178,21 +191,20 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		full = true
 	}
 
-	actual, err := r.read(ctx, c, due, full)
-	if err != nil {
+	if err := r.read(ctx, c, due, full); err != nil {
 		return err
 	}
-	plan := r.plan(actual, w, due)
+	plan := r.plan(r.actual, w, due)
 	results := c.Apply(ctx, plan)
 	r.metrics.round(time.Since(began), results)
-	failed := r.settle(w, due, actual, results)
+	failed := r.settle(w, due, r.actual, results)
 	r.setStatus(func(s *haproxyStatus) {
 		s.Rounds++
 		s.Failed = failed
 		s.Unfit = maps.Clone(r.unfit)
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
 		for _, name := range due {
-			if servers, ok := actual[name]; ok {
+			if servers, ok := r.actual[name]; ok {
 				s.Backends[name] = countServers(servers)
 			} else {
 				delete(s.Backends, name)
@@ -211,8 +223,8 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	return nil
 }
 
-// due names the backends that a round must look at: those that changed since HAProxy confirmed them, and those with
-// a server whose deletion is due.
+// due names the backends that a round must look at: those that changed since HAProxy confirmed them, those to be read
+// again, and those with a server whose deletion is due.
 func (r *reconciler) due(w *wanted, full bool) []string {
 	old := map[string]bool{}
 	for k := range r.deletable(time.Now()) {
@@ -220,7 +232,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	}
 	var names []string
 	for name, b := range w.backends {
-		if full || r.done[name] != b.rev || old[name] {
+		if _, known := r.actual[name]; full || r.done[name] != b.rev || old[name] || !known && r.unread[name] {
 			names = append(names, name)
 		}
 	}
@@ -270,11 +282,53 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	return true
 }
 
-func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) (haproxy.State, error) {
+// read brings what is known of HAProxy's servers up to date: all of it, or the due backends that nothing is known of.
+// A backend whose server is to be deleted is always read.
+func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) error {
 	if full {
-		return c.State(ctx)
+		state, err := c.State(ctx)
+		if err != nil {
+			return err
+		}
+		r.actual = state
+		clear(r.unread)
+		r.readAt = time.Time{}
+		return nil
 	}
-	return c.StateOf(ctx, due...)
+	deletable := map[string]bool{}
+	for k := range r.deletable(time.Now()) {
+		deletable[k.Backend] = true
+	}
+	var unknown []string
+	for _, name := range due {
+		if _, known := r.actual[name]; !known || deletable[name] {
+			unknown = append(unknown, name)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	state, err := c.StateOf(ctx, unknown...)
+	if err != nil {
+		return err
+	}
+	for _, name := range unknown {
+		delete(r.unread, name)
+		if servers, there := state[name]; there {
+			r.actual[name] = servers
+		} else {
+			delete(r.actual, name)
+		}
+	}
+	return nil
+}
+
+// forget makes the backends that were changed since they were read unknown, so that the next round reads them.
+func (r *reconciler) forget() {
+	for name := range r.unread {
+		delete(r.actual, name)
+	}
+	r.readAt = time.Time{}
 }
 
 // plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for).
@@ -372,10 +426,15 @@ func (r *reconciler) deletable(now time.Time) map[haproxy.Key]bool {
 	return out
 }
 
-func (r *reconciler) nextDelete() (time.Time, bool) {
-	var first time.Time
+// nextTask is when something is to be done although nothing happens: a table to be read, a server to be deleted.
+func (r *reconciler) nextTask() (time.Time, bool) {
+	first := r.readAt
 	for _, since := range r.retired {
-		if due := since.Add(r.graceFor()); first.IsZero() || due.Before(first) {
+		due := since.Add(r.graceFor())
+		if soon := time.Now().Add(100 * time.Millisecond); due.Before(soon) {
+			due = soon // what is overdue waits for a round with nothing else to do
+		}
+		if first.IsZero() || due.Before(first) {
 			first = due
 		}
 	}
@@ -418,6 +477,10 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		ch.add(st)
 		actual[st.Backend] = after(actual[st.Backend], st)
+		r.unread[st.Backend] = true
+		if r.readAt.IsZero() {
+			r.readAt = time.Now().Add(readAfter)
+		}
 		switch st.Op {
 		case haproxy.StepAdd:
 			r.applied[k] = st.Server.Applied()

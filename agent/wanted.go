@@ -51,11 +51,12 @@ func (w *wanted) forFile(q *quarantine) haproxy.State {
 }
 
 // composer turns what is believed of the services into what HAProxy is to have. It holds what only the
-// configuration decides; its methods are pure.
+// configuration decides, and a memo of what the last call found out; it is for one goroutine.
 type composer struct {
 	file     haproxy.File
 	static   string
 	backends []backend // by index of the configuration's services
+	memos    []memo    // of the backends
 	lookup   resolve
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
 }
@@ -65,6 +66,7 @@ func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *compose
 	k := &composer{file: f, static: f.Static(), lookup: lookup, onDisk: onDisk}
 	for i, s := range c.Services {
 		k.backends = append(k.backends, newBackend(c, f, f.Services[i], s))
+		k.memos = append(k.memos, memo{})
 	}
 	return k
 }
@@ -95,14 +97,14 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known}
 	switch {
 	case v.known:
-		b.servers, b.refused = b.backend.servers(v.active, k.lookup)
+		b.servers, b.refused = b.backend.servers(v.active, k.lookup, k.memos[i])
 		b.own = ownOptions(v.active)
 		b.at = v.snapshot.At
 	case len(k.onDisk[b.name]) > 0:
 		b.servers = k.onDisk[b.name]
 	default:
 		defaults := discovery.Dedup(override(defaultInstances(v.service), v.service.BackendPortOverride))
-		b.servers, b.refused = b.backend.servers(defaults, k.lookup)
+		b.servers, b.refused = b.backend.servers(defaults, k.lookup, nil)
 	}
 	b.rev = 1
 	if earlier != nil {
