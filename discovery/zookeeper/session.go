@@ -43,6 +43,10 @@ type Options struct {
 	// AntiEntropy is the mean time between full readings that check what the watches have told. 0: 7.5 minutes.
 	AntiEntropy time.Duration
 
+	// Confirm is when, after a (re)connect, everything is read a second time: the library's setting of watches is
+	// known to have lost changes (see wire), and looking again costs little. 0: 3 s.
+	Confirm time.Duration
+
 	// Dial opens connections. nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -51,6 +55,7 @@ const (
 	defaultSessionTimeout   = 12 * time.Second
 	defaultHandshakeTimeout = 3 * time.Second
 	defaultAntiEntropy      = 450 * time.Second
+	defaultConfirm          = 3 * time.Second
 
 	// maxInFlight bounds the requests of one session that wait for an answer. More than 64 brought nothing in
 	// measurements (the server's cost per request dominates), and a server's own limit is 1,000 for all its clients.
@@ -137,6 +142,9 @@ func New(o Options) *Session {
 	}
 	if o.AntiEntropy <= 0 {
 		o.AntiEntropy = defaultAntiEntropy
+	}
+	if o.Confirm <= 0 {
+		o.Confirm = defaultConfirm
 	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext

@@ -51,10 +51,6 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 5 * time.Second
 
-	// confirmAfter is when everything is read a second time after a (re)connect: the library's setting of watches
-	// is known to have lost changes (see wire), and the cost of looking again is small.
-	confirmAfter = 3 * time.Second
-
 	// sayAfter is how many rounds in a row fail before it is said.
 	sayAfter = 3
 )
@@ -117,7 +113,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 				t.full()
 			}
 			if watch {
-				checkAt = now.Add(jitter(confirmAfter))
+				checkAt = now.Add(jitter(r.s.o.Confirm))
 			} else if checkAt.IsZero() {
 				checkAt = now.Add(r.o.Poll)
 			}
