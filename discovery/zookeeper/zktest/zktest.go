@@ -280,8 +280,39 @@ func (s *Server) Wipe() error {
 	return nil
 }
 
-// Pause freezes the server: connections stand, are even taken, and nothing is answered.
-func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP) }
+// Pause freezes the server: connections stand, are even taken, and nothing is answered. On Linux it blocks until all
+// threads have stopped; the signal alone only asks for it.
+func (s *Server) Pause() error {
+	if err := s.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deadline := time.Now().Add(10 * time.Second)
+	for s.process != nil && !stopped(s.process.cmd.Process.Pid) {
+		if time.Now().After(deadline) {
+			return errors.New("pause zookeeper: it runs on")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
+// stopped reports whether no thread of a process runs, as far as /proc tells.
+func stopped(pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range stats {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// "pid (name) state ...", and the name may hold anything.
+		if i := bytes.LastIndexByte(text, ')'); i < 0 || i+2 >= len(text) || text[i+2] != 'T' {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume lets a frozen server go on.
 func (s *Server) Resume() error { return s.signal(syscall.SIGCONT) }
