@@ -361,6 +361,7 @@ func TestHostileRegistrations(t *testing.T) {
 	w.publish("good", backendServer(t, "good"))
 	w.startAgent()
 	w.converges("good")
+	w.fileHolds("good_")
 	unchanged := w.pinned()
 	file, err := os.ReadFile(filepath.Join(w.dir, "haproxy.cfg"))
 	require.NoError(t, err)
@@ -408,7 +409,8 @@ func TestHostileRegistrations(t *testing.T) {
 	require.Less(t, len(w.agent.Log()), 100_000, "a big node makes no big log")
 
 	// A name that is not safe is made safe; the instance serves.
-	w.publish("odd;name\n$", backendServer(t, "odd"))
+	odd := fmt.Sprintf(`{"host":"127.0.0.1","port":%d,"name":"odd;na\nme$"}`, backendServer(t, "odd"))
+	w.plant("odd-", []byte(odd))
 	w.eventually("the odd one is in rotation", func() error { return w.inRotation([]string{"good", "odd"}) })
 	unchanged()
 }

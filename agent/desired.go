@@ -48,64 +48,61 @@ type refused struct {
 	Reason   string
 }
 
-// memo remembers the server that an instance became, so that a change of one instance of ten thousand is worked out
+// memo is the last result of servers for a service, so that a change of one instance of ten thousand is worked out
 // for that one. It is correct because server is pure in the instance, once its address needs no lookup.
-type memo map[memoKey]memoized
-
-type memoKey struct {
-	endpoint   discovery.Endpoint
-	name, node string
+type memo struct {
+	active  []discovery.Instance
+	servers []haproxy.Server // of active, one each; without ids; a server without a name could not be made
 }
 
-type memoized struct {
-	instance discovery.Instance
-	server   haproxy.Server
-}
-
-// forget drops what is no longer in use once it outweighs what is.
-func (m memo) forget(active []discovery.Instance) {
-	if len(m) > 2*len(active)+100 {
-		clear(m)
+// find returns the server that in became the last time. Both lists are mostly in the same order, so that the search
+// begins where the last one ended.
+func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
+	if m == nil {
+		return haproxy.Server{}, false
 	}
+	for i := *at; i < len(m.active) && i < *at+reach; i++ {
+		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
+			*at = i + 1
+			return m.servers[i], m.servers[i].Name != ""
+		}
+	}
+	return haproxy.Server{}, false
 }
 
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
 // Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
-func (b backend) servers(active []discovery.Instance, lookup resolve, m memo) ([]haproxy.Server, []refused) {
-	m.forget(active)
+func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) ([]haproxy.Server, []refused) {
+	made := make([]haproxy.Server, len(active)) // the next memo
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
-	for _, in := range active {
-		s, why := b.recall(in, lookup, m)
+	at := 0
+	for i := range active {
+		in := &active[i]
+		s, known := m.find(in, &at)
+		why := ""
+		if !known {
+			s, why = b.server(*in, lookup)
+		}
+		if _, isIP := in.Endpoint.IP(); isIP && why == "" {
+			made[i] = s
+		}
 		switch {
 		case why != "":
-			bad = append(bad, refused{in, why})
+			bad = append(bad, refused{*in, why})
 		case names[s.Name]:
-			bad = append(bad, refused{in, "another registration has the same server name " + s.Name})
+			bad = append(bad, refused{*in, "another registration has the same server name " + s.Name})
 		default:
 			names[s.Name] = true
 			out = append(out, s)
 		}
 	}
+	if m != nil {
+		m.active, m.servers = active, made
+	}
 	haproxy.AssignIDs(out)
 	return out, bad
-}
-
-// recall is server with a memory.
-func (b backend) recall(in discovery.Instance, lookup resolve, m memo) (haproxy.Server, string) {
-	if _, isIP := in.Endpoint.IP(); !isIP || m == nil {
-		return b.server(in, lookup)
-	}
-	key := memoKey{in.Endpoint, in.Name, in.Node}
-	if known, ok := m[key]; ok && known.instance.Equal(in) {
-		return known.server, ""
-	}
-	s, why := b.server(in, lookup)
-	if why == "" {
-		m[key] = memoized{in, s}
-	}
-	return s, why
 }
 
 func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, string) {

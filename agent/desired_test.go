@@ -94,7 +94,7 @@ func TestServers(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			k := newComposer(tc.config, nameserver, nil)
-			memory := memo{}
+			memory := &memo{}
 			servers, bad := k.backends[0].servers(tc.active, nameserver, memory)
 			again, badAgain := k.backends[0].servers(tc.active, nameserver, memory)
 			require.Equal(t, servers, again, "with memory as without")

@@ -123,7 +123,7 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
-		socket: socket, actual: haproxy.State{}, unread: map[string]bool{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
+		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
 		retired: map[haproxy.Key]time.Time{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(),

@@ -56,11 +56,13 @@ type reconciler struct {
 	// The reconciler's own, touched only by its goroutine.
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
-	done     map[string]uint64 // revision of each backend that HAProxy has confirmed
-	actual   haproxy.State     // as read, and as confirmed since
-	unread   map[string]bool   // backends that were changed since they were read
-	readAt   time.Time         // when they are to be read; zero: none is
-	told     map[string]uint64 // revision whose way to HAProxy was measured; outlives HAProxy's process
+	done     map[string]uint64           // revision of each backend that HAProxy has confirmed
+	actual   haproxy.State               // as read, and as confirmed since
+	settled  map[string][]haproxy.Server // what was wanted when done was noted
+	fresh    map[string]bool             // backends that were read in this round
+	unread   map[string]bool             // backends that were changed since they were read
+	readAt   time.Time                   // when they are to be read; zero: none is
+	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
 	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
@@ -97,6 +99,7 @@ type counts struct {
 func (r *reconciler) run(ctx context.Context) {
 	r.done, r.told = map[string]uint64{}, map[string]uint64{}
 	r.actual, r.unread = haproxy.State{}, map[string]bool{}
+	r.settled, r.fresh = map[string][]haproxy.Server{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
 	r.retired = map[haproxy.Key]time.Time{}
 	r.unfit = map[string]string{}
@@ -257,6 +260,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	r.identity = id
 	r.caps = haproxy.CapabilitiesOf(id.Version)
 	clear(r.done)
+	clear(r.settled)
 	clear(r.retired)
 	clear(r.applied)
 	r.quarantine.clear()
@@ -285,6 +289,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 // read brings what is known of HAProxy's servers up to date: all of it, or the due backends that nothing is known of.
 // A backend whose server is to be deleted is always read.
 func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) error {
+	clear(r.fresh)
 	if full {
 		state, err := c.State(ctx)
 		if err != nil {
@@ -293,6 +298,10 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 		r.actual = state
 		clear(r.unread)
 		r.readAt = time.Time{}
+		for _, name := range due {
+			r.fresh[name] = true
+			r.retire(name, time.Now())
+		}
 		return nil
 	}
 	deletable := map[string]bool{}
@@ -314,11 +323,13 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 	}
 	for _, name := range unknown {
 		delete(r.unread, name)
+		r.fresh[name] = true
 		if servers, there := state[name]; there {
 			r.actual[name] = servers
 		} else {
 			delete(r.actual, name)
 		}
+		r.retire(name, time.Now())
 	}
 	return nil
 }
@@ -339,10 +350,21 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		r.reload("HAProxy has no backend " + missing[0])
 	}
 	now := time.Now()
-	r.retire(actual, desired, now)
 	deletable := r.deletable(now)
-	diff := haproxy.Diff(actual, desired, haproxy.View{
-		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied,
+	found := make(haproxy.State, len(desired))
+	for name, servers := range desired {
+		there, exists := actual[name]
+		if !exists {
+			continue
+		}
+		if before, confirmed := r.settled[name]; confirmed && !r.fresh[name] {
+			found[name], desired[name] = narrow(there, servers, before)
+		} else {
+			found[name] = there
+		}
+	}
+	diff := haproxy.Diff(found, desired, haproxy.View{
+		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied, Whole: actual,
 	})
 	var plan, deletes haproxy.Plan
 	late := map[string]bool{} // backends whose adds wait for a reload: until then nothing is taken from them
@@ -383,23 +405,21 @@ func foreign(w *wanted, due []string) map[haproxy.Key]bool {
 	return out
 }
 
-// retire keeps the list of servers that wait in maintenance for their deletion.
-func (r *reconciler) retire(actual, desired haproxy.State, now time.Time) {
-	for name := range desired {
-		there := make(map[string]bool, len(actual[name]))
-		for _, s := range actual[name] {
-			there[s.Name] = true
+// retire brings the list of servers that wait in maintenance for their deletion in line with a backend as it was read.
+func (r *reconciler) retire(name string, now time.Time) {
+	waiting := map[string]bool{}
+	for _, s := range r.actual[name] {
+		if s.Admin == haproxy.Maint && haproxy.Owned(s) {
+			waiting[s.Name] = true
 			k := haproxy.Key{Backend: name, Server: s.Name}
-			if s.Admin != haproxy.Maint || !haproxy.Owned(s) {
-				delete(r.retired, k)
-			} else if _, ok := r.retired[k]; !ok {
+			if _, ok := r.retired[k]; !ok {
 				r.retired[k] = now
 			}
 		}
-		for k := range r.retired {
-			if k.Backend == name && !there[k.Server] {
-				delete(r.retired, k)
-			}
+	}
+	for k := range r.retired {
+		if k.Backend == name && !waiting[k.Server] {
+			delete(r.retired, k)
 		}
 	}
 }
@@ -486,6 +506,8 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 			r.applied[k] = st.Server.Applied()
 		case haproxy.StepMaint:
 			r.retired[k] = time.Now()
+		case haproxy.StepReady:
+			delete(r.retired, k)
 		case haproxy.StepDelete:
 			delete(r.applied, k)
 			delete(r.retired, k)
@@ -508,6 +530,7 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 			r.metrics.propagated(now.Sub(b.at))
 		}
 		r.done[name] = b.rev
+		r.settled[name] = r.quarantine.without(name, b.servers)
 	}
 	return failed
 }

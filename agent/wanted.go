@@ -56,7 +56,7 @@ type composer struct {
 	file     haproxy.File
 	static   string
 	backends []backend // by index of the configuration's services
-	memos    []memo    // of the backends
+	memos    []*memo   // of the backends
 	lookup   resolve
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
 }
@@ -66,7 +66,7 @@ func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *compose
 	k := &composer{file: f, static: f.Static(), lookup: lookup, onDisk: onDisk}
 	for i, s := range c.Services {
 		k.backends = append(k.backends, newBackend(c, f, f.Services[i], s))
-		k.memos = append(k.memos, memo{})
+		k.memos = append(k.memos, &memo{})
 	}
 	return k
 }

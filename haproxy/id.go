@@ -2,7 +2,6 @@ package haproxy
 
 import (
 	"cmp"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 )
@@ -14,6 +13,9 @@ import (
 // Two addresses may meet at one id (a chance of 0.5 % with 100 servers, some 50 pairs with 10,000): in order of
 // address, then name, the later one takes the next free id.
 func AssignIDs(servers []Server) {
+	if assignDistinct(servers) {
+		return
+	}
 	order := make([]int, len(servers))
 	for i := range order {
 		order[i] = i
@@ -45,6 +47,28 @@ func AssignIDs(servers []Server) {
 	}
 }
 
+// assignDistinct assigns the ids where no two servers meet at one, which is the rule: then the order does not matter,
+// and neither sorting nor a map is needed. Otherwise it changes nothing and returns false.
+func assignDistinct(servers []Server) bool {
+	ids := make([]int, len(servers), 2*len(servers))
+	for i, s := range servers {
+		if ids[i] = s.ID; ids[i] == 0 {
+			ids[i] = idOf(s)
+		}
+	}
+	sorted := append(ids[len(ids):], ids...)
+	slices.Sort(sorted)
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			return false
+		}
+	}
+	for i, id := range ids {
+		servers[i].ID = id
+	}
+	return true
+}
+
 func compareServers(a, b Server) int {
 	return cmp.Or(canonical(a.Addr).Compare(canonical(b.Addr)), cmp.Compare(a.Name, b.Name))
 }
@@ -60,14 +84,15 @@ func sameAddr(a, b netip.AddrPort) bool { return canonical(a) == canonical(b) }
 // addresses differ in one byte only, which FNV-1a carries to few of its bits, so the sum is mixed (the finalizer of
 // MurmurHash3). This function is part of what a fleet agrees on: to change it moves every key of every ring.
 func idOf(s Server) int {
-	h := fnv.New64a()
+	var space [64]byte
+	text := append(space[:0], s.Name...) // for found servers without an address only
 	if s.Addr.IsValid() {
-		var text [64]byte
-		h.Write(canonical(s.Addr).AppendTo(text[:0]))
-	} else {
-		h.Write([]byte(s.Name)) // found servers without an address only
+		text = canonical(s.Addr).AppendTo(space[:0])
 	}
-	x := h.Sum64()
+	x := uint64(14695981039346656037) // FNV-1a's offset and prime for 64 bits
+	for _, b := range text {
+		x = (x ^ uint64(b)) * 1099511628211
+	}
 	x = (x ^ x>>33) * 0xff51afd7ed558ccd
 	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
 	x ^= x >> 33

@@ -64,6 +64,7 @@ type View struct {
 	Foreign   map[Key]bool    // servers written by hand in the configuration: never touched
 	Deletable map[Key]bool    // retired long enough
 	Applied   map[Key]Applied // options and cookie HAProxy last confirmed; absent: assume what is wanted
+	Whole     State           // all servers of a backend, for their ids, where actual has only those of interest
 }
 
 // Step is one change of one server.
@@ -396,8 +397,12 @@ func (d *backendDiff) add(base string, w Server) {
 // id is the wanted id, or the next that is free.
 func (d *backendDiff) id(w Server) int {
 	if d.ids == nil {
-		d.ids = make(map[int]bool, len(d.found))
-		for _, s := range d.found {
+		all, ok := d.view.Whole[d.backend]
+		if !ok {
+			all = d.found
+		}
+		d.ids = make(map[int]bool, len(all))
+		for _, s := range all {
 			d.ids[s.ID] = true
 		}
 	}
