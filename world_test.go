@@ -66,6 +66,7 @@ type world struct {
 	agentFile  string
 	agent      *clitest.Process
 	agents     int
+	socket     string
 	registrars int
 }
 
@@ -82,6 +83,7 @@ func newWorld(t *testing.T, edit ...func(string) string) *world {
 	w.session = zookeeper.New(zookeeper.Options{Hosts: []string{w.zk.Addr()}, SessionTimeout: 20 * time.Second, Log: silent()})
 	w.port, w.adminPort = freePort(t), freePort(t)
 	w.agentFile = filepath.Join(dir, "agent.toml")
+	w.socket = filepath.Join(dir, "haproxy.sock")
 	text := fmt.Sprintf(`
 state_dir = %q
 admin = { listen = "127.0.0.1:%d" }
@@ -243,7 +245,7 @@ func (w *world) registered() ([]string, error) {
 func (w *world) dial() (*haproxy.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return haproxy.Dial(ctx, filepath.Join(w.dir, "haproxy.sock"), haproxy.ClientOptions{})
+	return haproxy.Dial(ctx, w.socket, haproxy.ClientOptions{})
 }
 
 func (w *world) servers() ([]haproxy.Server, error) {

@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	// writeGap is the least time between two writes of the file. The first change after quiet is written at once;
-	// the socket, which carries the traffic's fate, never waits for the disk.
-	writeGap       = 250 * time.Millisecond
+	// The file is written at once after quiet. Under steady change a pause of ten times the last write's length keeps the
+	// disk for others; the socket, which carries the traffic's fate, never waits for it.
+	writeShare     = 10
+	leastGap       = 50 * time.Millisecond
+	mostGap        = time.Second
 	writeRetry     = 5 * time.Second
 	commandTimeout = time.Minute // check_command and reload_command
 )
@@ -47,7 +49,8 @@ type filekeeper struct {
 	written    *wanted           // what the file was last brought up to
 	err        string
 	wrote      time.Time
-	unmet      string // a reload that is needed and that nobody does
+	took       time.Duration // the last write
+	unmet      string        // a reload that is needed and that nobody does
 }
 
 // fileStatus is the file's part of a Status.
@@ -142,7 +145,7 @@ func (k *filekeeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-k.wake:
-			pause.Reset(max(0, time.Until(k.lastWrite().Add(writeGap))))
+			pause.Reset(max(0, time.Until(k.nextWrite())))
 		}
 	}
 }
@@ -154,10 +157,11 @@ func (k *filekeeper) inStep() bool {
 	return !k.writes || k.written == k.wanted()
 }
 
-func (k *filekeeper) lastWrite() time.Time {
+// nextWrite is when the file may be written again.
+func (k *filekeeper) nextWrite() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.wrote
+	return k.wrote.Add(min(max(leastGap, writeShare*k.took), mostGap))
 }
 
 // write brings the file up to date. A file that cannot be written, or that HAProxy refuses, leaves the old one in
@@ -175,6 +179,7 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	}
 	k.mu.Unlock()
 
+	began := time.Now()
 	changed, err := writer.Write(ctx, w.file.Render(servers))
 	if ctx.Err() != nil {
 		return false
@@ -188,6 +193,9 @@ func (k *filekeeper) write(ctx context.Context) bool {
 		k.onDisk, k.diskStatic, k.written = servers, w.static, w
 		if changed {
 			k.wrote = time.Now()
+			if k.took = k.wrote.Sub(began); writer != k.plain {
+				k.took = 0 // HAProxy's check of a new static part is no measure for the next write
+			}
 		}
 	}
 	k.mu.Unlock()

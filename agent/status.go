@@ -34,7 +34,8 @@ type ServiceStatus struct {
 	Known    bool       `json:"known"`   // false: nothing has been heard yet, HAProxy keeps what it has
 	Held     string     `json:"held,omitempty"`
 	HeldFrom *time.Time `json:"held_since,omitempty"`
-	ReadAt   time.Time  `json:"read_at"`
+	Changed  time.Time  `json:"changed"` // when the latest different set was read
+	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 }
 
@@ -60,7 +61,10 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 	s := ServiceStatus{
 		Service: v.service.Name, Backend: b.name, Path: v.service.Discovery.Path,
 		Listed: len(v.snapshot.Instances), Active: len(v.active), Servers: len(b.servers),
-		Known: v.known, Held: v.held, ReadAt: v.snapshot.At,
+		Known: v.known, Held: v.held, Changed: v.snapshot.At,
+	}
+	if s.Path != "" {
+		s.Ensemble = ensemble(v.service.Discovery.ZooKeeper)
 	}
 	if v.held != "" {
 		since := v.since

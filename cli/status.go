@@ -108,7 +108,7 @@ func (a *app) printStatus(st agent.Status) {
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
 	}
-	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "READ", "NOTE")
+	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "LAST CHANGE", "NOTE")
 	for _, s := range st.Services {
 		ready := "-"
 		if len(st.HAProxy) > 0 {
@@ -116,9 +116,9 @@ func (a *app) printStatus(st agent.Status) {
 				ready = fmt.Sprint(n.Ready)
 			}
 		}
-		read, note := "never", ""
-		if !s.ReadAt.IsZero() {
-			read = age(now, s.ReadAt) + " ago"
+		changed, note := "never", ""
+		if !s.Changed.IsZero() {
+			changed = age(now, s.Changed) + " ago"
 		}
 		switch {
 		case s.Held != "" && !s.Known:
@@ -128,7 +128,7 @@ func (a *app) printStatus(st agent.Status) {
 		case !s.Known:
 			note = "nothing heard yet; HAProxy keeps what it has"
 		}
-		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), read, note)
+		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
 	if a.output == "wide" {
