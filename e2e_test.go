@@ -231,7 +231,7 @@ func TestHAProxyReloadedByHand(t *testing.T) {
 	for range 3 {
 		before, err := w.pid()
 		require.NoError(t, err)
-		require.NoError(t, clitest.Reload(w.master()))
+		w.reloadByHand()
 		w.otherWorker(before)
 		w.converges("a", "b")
 	}

@@ -279,7 +279,7 @@ func TestReloadsDuringChurn(t *testing.T) {
 			names = append(names, name)
 			w.publish(name, port)
 			if j == 5 {
-				require.NoError(t, clitest.Reload(w.master()))
+				w.reloadByHand()
 			}
 			time.Sleep(5 * time.Millisecond)
 		}

@@ -289,6 +289,22 @@ func (w *world) master() int {
 	return pid
 }
 
+// reloadByHand reloads HAProxy as a colleague would. A SIGUSR2 that reaches a master of 2.6 before it is done with the
+// last reload is lost without a sign, so its command line is asked for first.
+func (w *world) reloadByHand() {
+	w.t.Helper()
+	w.eventually("HAProxy's master answers", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		m, err := haproxy.DialMaster(ctx, filepath.Join(w.dir, "haproxy-master.sock"))
+		if err == nil {
+			m.Close()
+		}
+		return err
+	})
+	require.NoError(w.t, clitest.Reload(w.master()))
+}
+
 func (w *world) otherWorker(before int) {
 	w.t.Helper()
 	w.eventually("another HAProxy worker", func() error {
