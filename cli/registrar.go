@@ -60,7 +60,18 @@ func (a *app) checkRegistrar(path, instance string) error {
 	for _, p := range problems {
 		fmt.Fprintln(a.errs, p.String())
 	}
-	if _, err := registrations(c, func(config.ZooKeeper) *zookeeper.Session { return nil }); err != nil {
+	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
+	stand := map[string]*zookeeper.Session{}
+	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
+		if stand[ensemble(z)] == nil {
+			stand[ensemble(z)] = new(zookeeper.Session)
+		}
+		return stand[ensemble(z)]
+	})
+	if err == nil {
+		err = registrar.Validate(services)
+	}
+	if err != nil {
 		return &codeError{exitUsage, err}
 	}
 	fmt.Fprintf(a.out, "%s: registrar file, %s, usable\n", path, plural(len(c.Services), "service"))
