@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -98,10 +99,7 @@ func (a *app) agentOnce(ctx context.Context, ag *agent.Agent, path string) error
 	select {
 	case <-ag.Ready():
 	case <-ctx.Done():
-		err = fmt.Errorf("converge once: not done within %s:", a.timeout)
-		for _, w := range ag.Status().Waiting {
-			err = fmt.Errorf("%w\n  %s", err, w)
-		}
+		err = fmt.Errorf("converge once: not done within %s: %s", a.timeout, strings.Join(ag.Status().Waiting, "; "))
 	}
 	cancel()
 	return errors.Join(err, <-ended)
