@@ -618,7 +618,12 @@ func TestUnwritableFile(t *testing.T) {
 	require.NotEmpty(t, w.status().File.Error)
 	require.NoError(t, os.RemoveAll(filepath.Join(w.dir, "haproxy.cfg.tmp")))
 	w.fileHoldsCount(4)
-	require.Empty(t, w.status().File.Error)
+	w.eventually("the status is clear", func() error {
+		if e := w.status().File.Error; e != "" {
+			return errors.New(e)
+		}
+		return nil
+	})
 }
 
 func TestCommands(t *testing.T) {

@@ -58,7 +58,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	k := newComposer(c, names.resolve, onDisk)
 	k.all(views, nil) // asks for the names
 	for _, host := range names.due(false) {
-		names.update(ctx, host)
+		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
 	}
 	w := k.all(views, nil)
 	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Notes: notes}
