@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +48,7 @@ type filekeeper struct {
 	running    map[string]string // digest each HAProxy was started with, by socket
 	asked      map[string]bool   // digests that a reload was asked for
 	written    *wanted           // what the file was last brought up to
+	due        []string          // reasons for a reload that waits for the file
 	err        string
 	wrote      time.Time
 	took       time.Duration // the last write
@@ -170,9 +172,9 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	if !k.writes {
 		return true
 	}
-	w := k.wanted()
-	servers := w.forFile(k.quarantine)
 	k.mu.Lock()
+	w, due := k.wanted(), len(k.due)
+	servers := w.forFile(k.quarantine)
 	writer := k.plain
 	if k.diskStatic != w.static {
 		writer = k.checked
@@ -187,9 +189,14 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	k.mu.Lock()
 	before := k.err
 	k.err = ""
+	var reasons []string
 	if err != nil {
 		k.err = err.Error()
 	} else {
+		if w == k.wanted() {
+			due = len(k.due)
+		}
+		reasons, k.due = k.due[:due:due], k.due[due:]
 		k.onDisk, k.diskStatic, k.written = servers, w.static, w
 		if changed {
 			k.wrote = time.Now()
@@ -210,6 +217,9 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	}
 	if changed && !k.sockets {
 		k.request("servers changed and do_socket is off")
+	}
+	for _, reason := range reasons {
+		k.request(reason)
 	}
 	k.compare()
 	return true
@@ -255,8 +265,19 @@ func (k *filekeeper) compare() {
 	}
 }
 
-// needReload asks for a reload that membership alone made necessary.
-func (k *filekeeper) needReload(reason string) { k.request(reason) }
+// needReload asks for a reload that membership alone made necessary. It waits for the file: a HAProxy that reads the
+// old one would have to be reloaded again.
+func (k *filekeeper) needReload(reason string) {
+	k.mu.Lock()
+	wait := k.writes && k.written != k.wanted()
+	if wait && !slices.Contains(k.due, reason) {
+		k.due = append(k.due, reason)
+	}
+	k.mu.Unlock()
+	if !wait {
+		k.request(reason)
+	}
+}
 
 func (k *filekeeper) request(reason string) {
 	if k.reloader == nil {

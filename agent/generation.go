@@ -87,7 +87,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			g.haproxys = append(g.haproxys, &reconciler{
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
 				again:  g.wakeAll,
-				reload: g.file.needReload, loaded: g.file.processLoaded, onDisk: g.file.servers, quarantine: g.file.quarantine,
+				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
 		}

@@ -65,9 +65,13 @@ type reconciler struct {
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
+	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
+	began    time.Time
 	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
 	unfit    map[string]string
-	warned   bool // it was said that HAProxy does not answer
+	late     map[string]bool   // backends of this round whose adds wait for a reload
+	asked    map[string]uint64 // revision of each backend that a reload was asked for; none once it has what it needs
+	warned   bool              // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
 }
@@ -209,8 +213,11 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		for _, name := range due {
 			if servers, ok := r.actual[name]; ok {
 				s.Backends[name] = countServers(servers)
-			} else {
-				delete(s.Backends, name)
+				continue
+			}
+			delete(s.Backends, name)
+			if w.backends[name].known {
+				s.Unfit[name] = "HAProxy has no such backend"
 			}
 		}
 	})
@@ -253,6 +260,10 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	fields := logrus.Fields{"pid": id.Pid, "version": id.Version}
 	if r.identity.Pid == 0 {
 		r.log.WithFields(fields).Info("HAProxy answers")
+	onDisk := r.onDisk()
+	if r.identity.Pid == 0 && id.Started <= r.began.Unix() {
+		onDisk = r.found // the file may have been written since
+	}
 	} else {
 		fields["previous"] = r.identity.Pid
 		r.log.WithFields(fields).Info("HAProxy is another process: it was restarted or reloaded")
@@ -264,7 +275,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.retired)
 	clear(r.applied)
 	r.quarantine.clear()
-	for name, servers := range r.onDisk() {
+	for name, servers := range onDisk {
 		for _, s := range servers {
 			r.applied[haproxy.Key{Backend: name, Server: s.Name}] = s.Applied()
 		}
@@ -346,7 +357,7 @@ func (r *reconciler) forget() {
 // Deletes wait until nothing else is to be done, and are few at a time.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
-	if missing := haproxy.Missing(actual, desired); len(missing) > 0 {
+	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
 	now := time.Now()
@@ -367,16 +378,25 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied, Whole: actual,
 	})
 	var plan, deletes haproxy.Plan
-	late := map[string]bool{} // backends whose adds wait for a reload: until then nothing is taken from them
+	r.late = map[string]bool{} // until the reload nothing is taken from them
 	for _, step := range diff {
-		if step.Op == haproxy.StepAdd && r.unfit[step.Backend] != "" {
-			late[step.Backend] = true
-			r.reload("backend " + step.Backend + ": " + r.unfit[step.Backend])
+		if step.Op != haproxy.StepAdd || r.late[step.Backend] {
+			continue
+		}
+		if r.unfit[step.Backend] == "" { // what its servers ask for was not known when the process was met
+			b := w.backends[step.Backend]
+			if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, []haproxy.Server{step.Server}, r.caps); why != "" {
+				r.unfit[step.Backend] = why
+			}
+		}
+		if why := r.unfit[step.Backend]; why != "" {
+			r.late[step.Backend] = true
+			r.needReload(w, step.Backend, why)
 		}
 	}
 	for _, step := range diff {
 		switch {
-		case late[step.Backend]:
+		case r.late[step.Backend]:
 		case step.Op == haproxy.StepDelete:
 			delete(deletable, step.Key())
 			deletes = append(deletes, step)
@@ -385,12 +405,35 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		}
 	}
 	for k := range deletable {
-		if _, looked := desired[k.Backend]; looked {
-			r.retired[k] = now // still wanted, in maintenance by intent: nothing to delete, look again later
+		if _, looked := desired[k.Backend]; looked || !w.backends[k.Backend].known {
+			r.retired[k] = now // in maintenance by intent, or not known to be unwanted: look again later
 		}
 	}
 	if len(plan) == 0 {
 		plan = deletes[:min(len(deletes), deletesARound)]
+// unasked are the backends that no reload was asked for since they changed, and notes that one is asked for now: a
+// HAProxy that comes back from it without what they need reads another file, and more reloads would not help.
+func (r *reconciler) unasked(w *wanted, backends []string) []string {
+	if r.asked == nil {
+		r.asked = map[string]uint64{}
+	}
+	var out []string
+	for _, name := range backends {
+		if rev := w.backends[name].rev; r.asked[name] != rev {
+			r.asked[name] = rev
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// needReload asks for the reload that a backend needs because its servers cannot be added at run time.
+func (r *reconciler) needReload(w *wanted, backend, why string) {
+	if len(r.unasked(w, []string{backend})) > 0 {
+		r.reload("backend " + backend + ": " + why)
+	}
+}
+
 	}
 	return plan
 }
@@ -483,7 +526,7 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		if errors.Is(res.Err, haproxy.ErrUnfit) {
 			r.unfit[st.Backend] = res.Err.Error()
-			r.reload("backend " + st.Backend + ": " + res.Err.Error())
+			r.needReload(w, st.Backend, res.Err.Error())
 		}
 		if res.Err != nil {
 			bad[st.Backend] = true
@@ -519,12 +562,13 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 	now := time.Now()
 	for _, name := range due {
 		b := w.backends[name]
-		if bad[name] {
+		if bad[name] || r.late[name] {
 			continue
 		}
 		if _, there := actual[name]; !there && b.known {
 			continue // it appears with the reload that was asked for
 		}
+		delete(r.asked, name)
 		if r.told[name] != b.rev && !b.at.IsZero() {
 			r.told[name] = b.rev
 			r.metrics.propagated(now.Sub(b.at))
@@ -538,6 +582,9 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 // ownFault tells whether an add failed because of what the server's own registration asks for.
 func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
 	var refusal *haproxy.ReplyError
+	if !errors.Is(refusal, haproxy.ErrUnfit) && !errors.Is(refusal, haproxy.ErrUnknownReply) {
+		return "", false // not about the words of the line: it may pass
+	}
 	base, _ := haproxy.Generation(res.Step.Server.Name)
 	if res.Step.Op != haproxy.StepAdd || !errors.As(res.Err, &refusal) || !w.backends[res.Step.Backend].own[base] {
 		return "", false
