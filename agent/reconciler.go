@@ -65,9 +65,9 @@ type reconciler struct {
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
+	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
 	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
 	began    time.Time
-	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
 	unfit    map[string]string
 	late     map[string]bool   // backends of this round whose adds wait for a reload
 	asked    map[string]uint64 // revision of each backend that a reload was asked for; none once it has what it needs
@@ -260,13 +260,13 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	fields := logrus.Fields{"pid": id.Pid, "version": id.Version}
 	if r.identity.Pid == 0 {
 		r.log.WithFields(fields).Info("HAProxy answers")
-	onDisk := r.onDisk()
-	if r.identity.Pid == 0 && id.Started <= r.began.Unix() {
-		onDisk = r.found // the file may have been written since
-	}
 	} else {
 		fields["previous"] = r.identity.Pid
 		r.log.WithFields(fields).Info("HAProxy is another process: it was restarted or reloaded")
+	}
+	onDisk := r.onDisk()
+	if r.identity.Pid == 0 && id.Started <= r.began.Unix() {
+		onDisk = r.found // the file may have been written since
 	}
 	r.identity = id
 	r.caps = haproxy.CapabilitiesOf(id.Version)
@@ -411,6 +411,10 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	}
 	if len(plan) == 0 {
 		plan = deletes[:min(len(deletes), deletesARound)]
+	}
+	return plan
+}
+
 // unasked are the backends that no reload was asked for since they changed, and notes that one is asked for now: a
 // HAProxy that comes back from it without what they need reads another file, and more reloads would not help.
 func (r *reconciler) unasked(w *wanted, backends []string) []string {
@@ -432,10 +436,6 @@ func (r *reconciler) needReload(w *wanted, backend, why string) {
 	if len(r.unasked(w, []string{backend})) > 0 {
 		r.reload("backend " + backend + ": " + why)
 	}
-}
-
-	}
-	return plan
 }
 
 func foreign(w *wanted, due []string) map[haproxy.Key]bool {
@@ -568,11 +568,11 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		if _, there := actual[name]; !there && b.known {
 			continue // it appears with the reload that was asked for
 		}
-		delete(r.asked, name)
 		if r.told[name] != b.rev && !b.at.IsZero() {
 			r.told[name] = b.rev
 			r.metrics.propagated(now.Sub(b.at))
 		}
+		delete(r.asked, name)
 		r.done[name] = b.rev
 		r.settled[name] = r.quarantine.without(name, b.servers)
 	}
@@ -582,12 +582,12 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 // ownFault tells whether an add failed because of what the server's own registration asks for.
 func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
 	var refusal *haproxy.ReplyError
-	if !errors.Is(refusal, haproxy.ErrUnfit) && !errors.Is(refusal, haproxy.ErrUnknownReply) {
-		return "", false // not about the words of the line: it may pass
-	}
 	base, _ := haproxy.Generation(res.Step.Server.Name)
 	if res.Step.Op != haproxy.StepAdd || !errors.As(res.Err, &refusal) || !w.backends[res.Step.Backend].own[base] {
 		return "", false
+	}
+	if !errors.Is(refusal, haproxy.ErrUnfit) && !errors.Is(refusal, haproxy.ErrUnknownReply) {
+		return "", false // not about the words of the line: it may pass
 	}
 	return refusal.Error(), true
 }
