@@ -113,12 +113,7 @@ func TestZooKeeperStoppedAndStarted(t *testing.T) {
 	load := clitest.StartLoad(w.url(), 50)
 
 	w.zk.Stop()
-	w.eventually("the agent notices", func() error {
-		if w.status().ZooKeeper[0].Connected {
-			return errors.New("still connected")
-		}
-		return nil
-	})
+	w.agentLosesZooKeeper()
 	until := time.Now().Add(6 * time.Second) // longer than the sessions' timeout
 	for time.Now().Before(until) {
 		require.NoError(t, w.inRotation([]string{"a", "b"}), "without ZooKeeper everything stays")
@@ -183,12 +178,7 @@ func TestAgentsSessionExpired(t *testing.T) {
 	first := w.status().ZooKeeper[0].Session
 
 	proxy.Stall()
-	w.eventually("the agent notices", func() error {
-		if w.status().ZooKeeper[0].Connected {
-			return errors.New("still connected")
-		}
-		return nil
-	})
+	w.agentLosesZooKeeper()
 	leave()
 	w.publish("c", backendServer(t, "c"))
 	time.Sleep(7 * time.Second) // beyond the session's timeout of 4 s, so that the server forgets it
@@ -286,12 +276,7 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 	require.NoError(t, w.agent.Stop())
 	require.NoError(t, w.inRotation([]string{"a", "c"}), "a stop in order leaves HAProxy as it is, too")
 	w.startAgent()
-	w.eventually("ready", func() error {
-		if st := w.status(); !st.Ready {
-			return fmt.Errorf("waiting: %v", st.Waiting)
-		}
-		return nil
-	})
+	w.agentIsReady()
 	w.converges("a", "c")
 	load.Stop()
 	_, failed := load.Count()
@@ -321,12 +306,7 @@ func TestAgentStartsWithoutZooKeeper(t *testing.T) {
 	require.NoError(t, w.inRotation([]string{"a", "b"}))
 	w.eventually("a request is answered", func() error { _, err := w.get(); return err })
 	require.NoError(t, w.zk.Restart())
-	w.eventually("ready", func() error {
-		if st := w.status(); !st.Ready {
-			return fmt.Errorf("waiting: %v", st.Waiting)
-		}
-		return nil
-	})
+	w.agentIsReady()
 }
 
 func TestAllChildrenGone(t *testing.T) {

@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -324,6 +325,26 @@ func (w *world) status() agent.Status {
 	var st agent.Status
 	require.NoError(w.t, json.NewDecoder(resp.Body).Decode(&st))
 	return st
+}
+
+func (w *world) agentLosesZooKeeper() {
+	w.t.Helper()
+	w.eventually("the agent notices", func() error {
+		if w.status().ZooKeeper[0].Connected {
+			return errors.New("still connected")
+		}
+		return nil
+	})
+}
+
+func (w *world) agentIsReady() {
+	w.t.Helper()
+	w.eventually("ready", func() error {
+		if st := w.status(); !st.Ready {
+			return fmt.Errorf("waiting: %v", st.Waiting)
+		}
+		return nil
+	})
 }
 
 func (w *world) url() string { return fmt.Sprintf("http://127.0.0.1:%d/", w.port) }
