@@ -46,6 +46,7 @@ type resolve func(host, server string) (ip netip.Addr, ok bool)
 type refused struct {
 	Instance discovery.Instance
 	Reason   string
+	Unknown  bool // it could be one, but its address is not known yet
 }
 
 // memo is the last result of servers for a service, so that a change of one instance of ten thousand is worked out
@@ -90,9 +91,10 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 		}
 		switch {
 		case why != "":
-			bad = append(bad, refused{*in, why})
+			_, isIP := in.Endpoint.IP()
+			bad = append(bad, refused{Instance: *in, Reason: why, Unknown: !isIP && !s.Addr.IsValid()})
 		case names[s.Name]:
-			bad = append(bad, refused{*in, "another registration has the same server name " + s.Name})
+			bad = append(bad, refused{Instance: *in, Reason: "another registration has the same server name " + s.Name})
 		default:
 			names[s.Name] = true
 			out = append(out, s)
@@ -118,9 +120,14 @@ func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, 
 	}
 	s.Addr = netip.AddrPortFrom(ip, port)
 
-	allowed, dropped := haproxy.RegistryOptions(in.ServerOptions)
-	if len(dropped) > 0 {
-		return s, "haproxy_server_options: " + strings.Join(dropped, " ") + " is not allowed from the registry"
+	allowed := in.ServerOptions
+	if in.Node == "" { // a server of the configuration: its options are the operator's
+		allowed = expand(allowed, s.Name, host, port)
+	} else {
+		var dropped []string
+		if allowed, dropped = haproxy.RegistryOptions(in.ServerOptions); len(dropped) > 0 {
+			return s, "haproxy_server_options: " + strings.Join(dropped, " ") + " is not allowed from the registry"
+		}
 	}
 	o := readOptions(append(expand(b.options, s.Name, host, port), allowed...))
 	s.Options = o.words

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,7 @@ type filekeeper struct {
 	asked      map[string]bool   // digests that a reload was asked for
 	written    *wanted           // what the file was last brought up to
 	due        []string          // reasons for a reload that waits for the file
+	begun      bool              // the file was written, or found right, once
 	err        string
 	wrote      time.Time
 	took       time.Duration // the last write
@@ -215,9 +217,10 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	if changed && !k.sockets {
-		k.request("servers changed and do_socket is off")
+	if !k.sockets && (changed || !k.begun) {
+		k.request("servers changed and do_socket is off") // and once at the start, as a reload may have been due
 	}
+	k.begun = true
 	for _, reason := range reasons {
 		k.request(reason)
 	}
@@ -232,6 +235,8 @@ func (k *filekeeper) processLoaded(socket, static string, found bool) {
 	switch {
 	case found:
 		k.running[socket] = static
+	case k.running[socket] == "" && bytes.Contains(k.original, []byte(haproxy.StaticVariable)):
+		k.running[socket] = "unmarked" // the file has the mark, so this process was started from another one
 	case k.running[socket] == "":
 		k.running[socket] = haproxy.StaticOfText(k.original)
 	default:
@@ -281,6 +286,9 @@ func (k *filekeeper) needReload(reason string) {
 
 func (k *filekeeper) request(reason string) {
 	if k.reloader == nil {
+		k.mu.Lock()
+		k.unmet = reason
+		k.mu.Unlock()
 		return
 	}
 	k.reloader.Request(reason)

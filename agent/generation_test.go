@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,17 +114,20 @@ func TestReadiness(t *testing.T) {
 		default:
 		}
 	}
-	waits("service svc: nothing heard", "service late: nothing heard", "HAProxy at ")
+	down := "HAProxy at " + n.tap.path + ": greet HAProxy"
+	waits("service svc: nothing heard", "service late: nothing heard", down)
 	n.hear("a@127.0.0.1:81")
-	waits("service late: nothing heard", "HAProxy at ")
+	waits("service late: nothing heard", down)
 	n.hearOf("late")
-	waits("HAProxy at ")
+	n.tap.tried(t, 6)
+	waits(down)
 	n.tap.on(func(line string) fault {
 		if strings.HasPrefix(line, "add server") {
 			return fault{reply: "[3]: Permission denied\n\n> "}
 		}
 		return fault{}
 	})
+	n.tap.tried(t, 6)
 	waits("HAProxy at " + n.tap.path + ": not everything wanted is applied")
 	n.tap.on(nil)
 	select {
@@ -206,9 +210,9 @@ func TestSourceThatEnds(t *testing.T) {
 		log, hook := logtest.NewNullLogger()
 		g := &generation{log: log}
 		ctx, cancel := context.WithCancel(t.Context())
-		runs := 0
+		var runs atomic.Int64
 		src := sourceFunc(func(context.Context, chan<- discovery.Snapshot) error {
-			runs++
+			runs.Add(1)
 			return errors.New("why")
 		})
 		done := make(chan struct{})
@@ -217,7 +221,7 @@ func TestSourceThatEnds(t *testing.T) {
 			g.runSource(ctx, "svc", src, nil)
 		}()
 		time.Sleep(3*sourceRestart + time.Second)
-		require.Equal(t, 4, runs)
+		require.EqualValues(t, 4, runs.Load())
 		require.Equal(t, 4, said(hook, "source ended; the last good set stays"))
 		cancel()
 		<-done

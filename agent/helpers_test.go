@@ -211,9 +211,9 @@ func (n *node) state() (haproxy.State, error) {
 	return c.State(ctx)
 }
 
-// brief1 writes a server as "name", with ":maint" or ":drain", and "*5" for a weight other than 1. Of the name the
+// short writes a server as "name", with ":maint" or ":drain", and "*5" for a weight other than 1. Of the name the
 // address is left out: "a_127.0.0.1:81-g2" is "a-g2".
-func brief1(s haproxy.Server) string {
+func short(s haproxy.Server) string {
 	base, number := haproxy.Generation(s.Name)
 	name, _, _ := strings.Cut(base, "_")
 	if number > 1 {
@@ -231,7 +231,7 @@ func brief1(s haproxy.Server) string {
 func briefOf(servers []haproxy.Server) string {
 	var words []string
 	for _, s := range servers {
-		words = append(words, brief1(s))
+		words = append(words, short(s))
 	}
 	slices.Sort(words)
 	return strings.Join(words, " ")
@@ -301,7 +301,7 @@ func (n *node) readBack() {
 	n.t.Helper()
 	eventually(n.t, "what was changed is read again", func() error {
 		read := -1
-		for i, l := range n.tap.seen() {
+		for i, l := range n.tap.answered() {
 			switch {
 			case strings.HasPrefix(l, "show servers state"):
 				read = i
@@ -366,7 +366,9 @@ type tap struct {
 	path, target string
 
 	mu    sync.Mutex
+	dials int
 	lines []string
+	done  []string // those that were answered
 	fault func(line string) fault // nil: none
 	open  map[net.Conn]bool
 	ended bool
@@ -427,6 +429,9 @@ func (p *tap) serve(conn net.Conn) {
 	if !p.hold(conn) {
 		return
 	}
+	p.mu.Lock()
+	p.dials++
+	p.mu.Unlock()
 	up, err := net.Dial("unix", p.target)
 	if err != nil {
 		return
@@ -470,6 +475,9 @@ func (p *tap) serve(conn net.Conn) {
 		if _, err := conn.Write(reply); err != nil {
 			return
 		}
+		p.mu.Lock()
+		p.done = append(p.done, line)
+		p.mu.Unlock()
 	}
 }
 
@@ -492,11 +500,35 @@ func (p *tap) once(prefix string, f fault) {
 	})
 }
 
+// tried waits until the agent has connected n more times.
+func (p *tap) tried(t *testing.T, n int) {
+	t.Helper()
+	dials := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.dials
+	}
+	from := dials()
+	eventually(t, "HAProxy is tried again", func() error {
+		if d := dials() - from; d < n {
+			return fmt.Errorf("%d times of %d", d, n)
+		}
+		return nil
+	})
+}
+
 // seen are the commands so far.
 func (p *tap) seen() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.lines)
+}
+
+// answered are the commands that HAProxy has carried out and answered.
+func (p *tap) answered() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.done)
 }
 
 // since are the commands that change something, from the nth command on.

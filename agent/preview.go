@@ -24,6 +24,7 @@ type Preview struct {
 	Written bool            // it differs from what is on disk
 	Targets []TargetPreview // one for each admin socket
 	Reload  string          // why a reload is needed; empty: none is
+	Unheard bool            // the registry did not answer for every service
 	Notes   []string        // what could not be found out, and what was used instead
 }
 
@@ -61,7 +62,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
 	}
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Notes: notes}
+	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
 	for _, n := range w.names() {
 		for _, r := range w.backends[n].refused {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))

@@ -31,10 +31,13 @@ func (q *quarantine) add(backend string, s haproxy.Server, why string) {
 	q.held[haproxy.Key{Backend: backend, Server: base}] = detained{s, why}
 }
 
-func (q *quarantine) clear() {
+// clear frees all, and returns whether there were any.
+func (q *quarantine) clear() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	any := len(q.held) > 0
 	clear(q.held)
+	return any
 }
 
 // without is servers less the detained ones. A server that asks for something else now is free.

@@ -19,8 +19,7 @@ import (
 // Pacing of the reconciler. They are the field's usual values, not promises.
 const (
 	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
-	alertFor      = 3 * time.Second        // how long a sign of a change makes the process be looked at often
-	readAfter     = 50 * time.Millisecond  // from a change to the reading that confirms it
+	readAfter     = 200 * time.Millisecond // from a change to the reading that confirms it
 	auditEvery    = 30 * time.Second       // the whole state is read and compared
 	warmFor       = 2 * time.Second        // a connection of this age may still be used
 	retryLeast    = 5 * time.Millisecond
@@ -117,7 +116,7 @@ func (r *reconciler) run(ctx context.Context) {
 	retry := time.NewTimer(0) // the first round
 	defer retry.Stop()
 	backoff := retryLeast
-	var alert time.Time // until then the process is looked at often
+	var alert time.Time // when there was a sign that the process is being replaced
 
 	full := true
 	for {
@@ -127,7 +126,7 @@ func (r *reconciler) run(ctx context.Context) {
 			return
 		case <-r.suspect:
 			// A HAProxy is being replaced, or was found. The new process is filled within milliseconds of its start.
-			alert = time.Now().Add(alertFor)
+			alert = time.Now()
 			look.Reset(0)
 			continue
 		case <-look.C:
@@ -139,11 +138,8 @@ func (r *reconciler) run(ctx context.Context) {
 			if err = r.look(ctx); r.identity != before {
 				alert = time.Time{}
 			}
-			if time.Now().Before(alert) {
-				look.Reset(retryLeast)
-			} else {
-				look.Reset(identityEvery)
-			}
+			// Often at first, then less and less: most reloads take milliseconds, those of large files seconds.
+			look.Reset(min(max(retryLeast, time.Since(alert)/10), identityEvery))
 		case <-r.wake:
 			err = r.round(ctx, full)
 		case <-retry.C:
@@ -274,18 +270,29 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.settled)
 	clear(r.retired)
 	clear(r.applied)
-	r.quarantine.clear()
+	if r.quarantine.clear() {
+		r.again()
+	}
 	for name, servers := range onDisk {
 		for _, s := range servers {
+			if !w.backends[name].cookies {
+				s.Cookie = "" // Synapse writes one always; without a cookie directive it does nothing
+			}
 			r.applied[haproxy.Key{Backend: name, Server: s.Name}] = s.Applied()
 		}
 	}
 	if static, found, err := c.Env(ctx, haproxy.StaticVariable); err == nil {
 		r.loaded(r.socket, static, found)
+	} else {
+		r.identity = haproxy.Identity{} // not met yet: the next round asks again
 	}
 	clear(r.unfit)
 	for name, b := range w.backends {
-		if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, b.servers, r.caps); why != "" {
+		var wanted []haproxy.Server // the file's servers of an unknown service are not what will be added
+		if b.known {
+			wanted = b.servers
+		}
+		if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, wanted, r.caps); why != "" {
 			r.unfit[name] = why
 		}
 	}
@@ -444,6 +451,9 @@ func foreign(w *wanted, due []string) map[haproxy.Key]bool {
 		for _, s := range w.backends[name].foreign {
 			out[haproxy.Key{Backend: name, Server: s}] = true
 		}
+		for _, s := range w.backends[name].unresolved() {
+			out[haproxy.Key{Backend: name, Server: s}] = true
+		}
 	}
 	return out
 }
@@ -513,8 +523,8 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 	for _, res := range results {
 		st := res.Step
 		k := st.Key()
-		if errors.Is(res.Err, haproxy.ErrBusy) {
-			r.retired[k] = time.Now() // deletion: wait for another grace
+		if st.Op == haproxy.StepDelete && isRefusal(res.Err) {
+			r.retired[k] = time.Now() // in use, or named elsewhere in the file: wait for another grace
 			continue
 		}
 		if why, own := r.ownFault(w, res); own {
@@ -574,22 +584,30 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		delete(r.asked, name)
 		r.done[name] = b.rev
-		r.settled[name] = r.quarantine.without(name, b.servers)
+		if b.known {
+			r.settled[name] = r.quarantine.without(name, b.servers)
+		} else {
+			delete(r.settled, name) // nothing was compared
+		}
 	}
 	return failed
 }
 
 // ownFault tells whether an add failed because of what the server's own registration asks for.
 func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
-	var refusal *haproxy.ReplyError
 	base, _ := haproxy.Generation(res.Step.Server.Name)
-	if res.Step.Op != haproxy.StepAdd || !errors.As(res.Err, &refusal) || !w.backends[res.Step.Backend].own[base] {
+	// Other refusals are not about the words of the line: it may pass the next time.
+	words := errors.Is(res.Err, haproxy.ErrUnfit) || errors.Is(res.Err, haproxy.ErrUnknownReply) || errors.Is(res.Err, haproxy.ErrUnsafe)
+	if res.Step.Op != haproxy.StepAdd || !isRefusal(res.Err) || !words || !w.backends[res.Step.Backend].own[base] {
 		return "", false
 	}
-	if !errors.Is(refusal, haproxy.ErrUnfit) && !errors.Is(refusal, haproxy.ErrUnknownReply) {
-		return "", false // not about the words of the line: it may pass
-	}
-	return refusal.Error(), true
+	return res.Err.Error(), true
+}
+
+// isRefusal tells an error about one command, HAProxy's or our own, from one of the connection.
+func isRefusal(err error) bool {
+	var refusal *haproxy.ReplyError
+	return errors.As(err, &refusal) || errors.Is(err, haproxy.ErrUnsafe)
 }
 
 // after is what a backend's servers are once a step has worked.

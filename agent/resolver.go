@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
@@ -124,6 +125,10 @@ func (r *resolver) update(ctx context.Context, host string) bool {
 	for i := range ips {
 		ips[i] = ips[i].Unmap()
 	}
+	ips = slices.DeleteFunc(ips, func(ip netip.Addr) bool { // the registry chooses the name, and so what it resolves to
+		_, err := discovery.ParseEndpoint(ip.String(), 1)
+		return err != nil
+	})
 	slices.SortFunc(ips, netip.Addr.Compare)
 
 	r.mu.Lock()

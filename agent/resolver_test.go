@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,14 +16,30 @@ import (
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
-// names is a nameserver that the test writes to. It is only used inside synctest, between whose steps nothing runs.
+// names is a nameserver that the test writes to.
 type names struct {
+	mu    sync.Mutex
 	addrs map[string][]string // by host; none: it does not resolve
-	asked map[string]int
+	count map[string]int
+}
+
+func (n *names) set(host string, addrs ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addrs[host] = addrs
+}
+
+// asked is how often a host was looked up.
+func (n *names) asked(host string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.count[host]
 }
 
 func (n *names) lookup(_ context.Context, _, host string) ([]netip.Addr, error) {
-	n.asked[host]++
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.count[host]++
 	var out []netip.Addr
 	for _, a := range n.addrs[host] {
 		out = append(out, netip.MustParseAddr(a))
@@ -38,7 +55,7 @@ func resolving(t *testing.T, onDisk haproxy.State, test func(*testing.T, *resolv
 	synctest.Test(t, func(t *testing.T) {
 		log, hook := logtest.NewNullLogger()
 		log.SetLevel(logrus.DebugLevel)
-		n := &names{addrs: map[string][]string{}, asked: map[string]int{}}
+		n := &names{addrs: map[string][]string{}, count: map[string]int{}}
 		r := newResolver(onDisk, log)
 		r.lookup = n.lookup
 		ctx, cancel := context.WithCancel(t.Context())
@@ -77,14 +94,14 @@ func want(t *testing.T, r *resolver, addr string) {
 
 func TestNameBecomesKnown(t *testing.T) {
 	resolving(t, nil, func(t *testing.T, r *resolver, n *names, _ *logtest.Hook) {
-		n.addrs["web.example.com"] = []string{"10.0.0.1"}
+		n.set("web.example.com", "10.0.0.1")
 		want(t, r, "")
 		require.True(t, changed(r), "the service is composed anew")
 		want(t, r, "10.0.0.1")
 		require.False(t, changed(r))
-		require.Equal(t, 1, n.asked["web.example.com"], "a known name is answered from memory")
+		require.Equal(t, 1, n.asked("web.example.com"), "a known name is answered from memory")
 
-		n.addrs["web.example.com"] = []string{"10.0.0.2"}
+		n.set("web.example.com", "10.0.0.2")
 		time.Sleep(resolveEvery)
 		require.True(t, changed(r))
 		want(t, r, "10.0.0.2")
@@ -104,7 +121,7 @@ func TestWhichAddress(t *testing.T) {
 			{[]string{"::ffff:10.0.0.4", "2001:db8::2"}, "10.0.0.4"},
 			{[]string{"2001:db8::2"}, "2001:db8::2"},
 		} {
-			n.addrs["web.example.com"] = step.addrs
+			n.set("web.example.com", step.addrs...)
 			r.resolve("web.example.com", "")
 			time.Sleep(resolveEvery)
 			want(t, r, step.want)
@@ -115,18 +132,18 @@ func TestWhichAddress(t *testing.T) {
 // TestNameStopsResolving: the last address stays, and the trouble is said once.
 func TestNameStopsResolving(t *testing.T) {
 	resolving(t, nil, func(t *testing.T, r *resolver, n *names, hook *logtest.Hook) {
-		n.addrs["web.example.com"] = []string{"10.0.0.1"}
+		n.set("web.example.com", "10.0.0.1")
 		want(t, r, "")
 		require.True(t, changed(r))
-		n.addrs["web.example.com"] = nil
+		n.set("web.example.com")
 		for range 5 {
 			want(t, r, "10.0.0.1")
 			time.Sleep(resolveEvery)
 		}
 		want(t, r, "10.0.0.1")
-		require.Greater(t, n.asked["web.example.com"], 3, "it is tried again")
+		require.Greater(t, n.asked("web.example.com"), 3, "it is tried again")
 		require.Equal(t, 1, said(hook, "host name of a registration does not resolve"))
-		n.addrs["web.example.com"] = []string{"10.0.0.1"}
+		n.set("web.example.com", "10.0.0.1")
 		time.Sleep(resolveEvery)
 		want(t, r, "10.0.0.1")
 		require.Equal(t, 1, said(hook, "host name resolves"))
@@ -142,7 +159,7 @@ func TestHintFromTheFile(t *testing.T) {
 		_, ok := r.resolve("web.example.com", "other_web.example.com:80")
 		require.False(t, ok, "another server had no address")
 
-		n.addrs["web.example.com"] = []string{"10.0.0.1"}
+		n.set("web.example.com", "10.0.0.1")
 		time.Sleep(resolveEvery)
 		require.True(t, changed(r))
 		want(t, r, "10.0.0.1")
@@ -152,22 +169,22 @@ func TestHintFromTheFile(t *testing.T) {
 // TestForgottenNames: what nobody asks for any more is not looked up for ever.
 func TestForgottenNames(t *testing.T) {
 	resolving(t, nil, func(t *testing.T, r *resolver, n *names, _ *logtest.Hook) {
-		n.addrs["web.example.com"] = []string{"10.0.0.1"}
-		n.addrs["old.example.com"] = []string{"10.0.0.2"}
+		n.set("web.example.com", "10.0.0.1")
+		n.set("old.example.com", "10.0.0.2")
 		r.resolve("old.example.com", "")
 		want(t, r, "")
 		for range 4 {
 			time.Sleep(resolveEvery)
 			want(t, r, "10.0.0.1")
 		}
-		asked := n.asked["old.example.com"]
+		asked := n.asked("old.example.com")
 		require.LessOrEqual(t, asked, 2)
-		require.GreaterOrEqual(t, n.asked["web.example.com"], 4)
+		require.GreaterOrEqual(t, n.asked("web.example.com"), 4)
 		time.Sleep(4 * resolveEvery)
-		require.Equal(t, asked, n.asked["old.example.com"])
+		require.Equal(t, asked, n.asked("old.example.com"))
 
 		r.resolve("old.example.com", "")
 		synctest.Wait()
-		require.Equal(t, asked+1, n.asked["old.example.com"], "until somebody asks again")
+		require.Equal(t, asked+1, n.asked("old.example.com"), "until somebody asks again")
 	})
 }

@@ -118,6 +118,18 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	return b
 }
 
+// unresolved names the servers whose host names are not known. They are not gone: what HAProxy has of them stays.
+func (b wantedBackend) unresolved() []string {
+	var names []string
+	for _, r := range b.refused {
+		if r.Unknown {
+			e := r.Instance.Endpoint
+			names = append(names, haproxy.ServerName(r.Instance.Name, e.Host(), e.Port()))
+		}
+	}
+	return names
+}
+
 // ownOptions names the servers whose registration asks for options.
 func ownOptions(active []discovery.Instance) map[string]bool {
 	var own map[string]bool

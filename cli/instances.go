@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,15 +73,23 @@ func (a *app) printInstances(infos []nodeInfo) error {
 
 func zone(l map[string]any) string {
 	if z, ok := l["zone"]; ok {
-		return fmt.Sprint(z)
+		return printable(fmt.Sprint(z))
 	}
 	return ""
+}
+
+// printable keeps text of the registry from moving the cursor or forging a line.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return strconv.QuoteToASCII(s)
+	}
+	return s
 }
 
 func labels(l map[string]any) string {
 	var words []string
 	for _, k := range slices.Sorted(maps.Keys(l)) {
-		words = append(words, fmt.Sprintf("%s=%v", k, l[k]))
+		words = append(words, printable(fmt.Sprintf("%s=%v", k, l[k])))
 	}
 	return strings.Join(words, ",")
 }

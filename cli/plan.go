@@ -100,7 +100,7 @@ type planStep struct {
 }
 
 func (a *app) printPlan(p *agent.Preview) error {
-	failed := false
+	failed := p.Unheard // "nothing to do" would be a guess
 	for _, t := range p.Targets {
 		failed = failed || t.Error != ""
 	}

@@ -199,6 +199,9 @@ func hasOption(words []string, word string) bool {
 //
 // Among ok may be weight, id, cookie, enabled and disabled, which are the caller's to take out.
 func RegistryOptions(words []string) (ok, rejected []string) {
+	if len(words) > registryWords {
+		return nil, []string{clip(fmt.Sprintf("%d words, at most %d", len(words), registryWords))}
+	}
 	for i := 0; i < len(words); i++ {
 		o, known := lookupOption(words[i])
 		if !known {
@@ -220,6 +223,9 @@ func RegistryOptions(words []string) (ok, rejected []string) {
 	}
 	return ok, rejected
 }
+
+// registryWords bounds a registration's options: HAProxy takes 64 words in a server line, and most are ours to fill.
+const registryWords = 24
 
 func oneOf(words ...string) func(string) bool {
 	return func(s string) bool {
