@@ -531,6 +531,7 @@ func TestBadFileKeepsTheOldOne(t *testing.T) {
 
 	for what, text := range map[string]string{
 		"services.user-api.discovery.method": strings.Replace(string(good), `"zookeeper"`, `"zokeeper"`, 1),
+		"'chekc'":                            strings.Replace(string(good), `"check inter`, `"chekc inter`, 1),
 		"unknown keyword 'blance'":           strings.Replace(string(good), `"mode http"`, `"mode http", "blance leastconn"`, 1),
 	} {
 		w.write(w.agentFile, text)

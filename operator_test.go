@@ -246,7 +246,7 @@ func TestOneBadEntryCostsOneRegistration(t *testing.T) {
 		return text + fmt.Sprintf("\n[services.other]\ndiscovery = { method = \"zookeeper\", path = \"/services/other\" }\nhaproxy = { port = %d }\n", freePort(t))
 	})
 	w.publish("a", backendServer(t, "a"))
-	// An option that Myelin lets pass and this HAProxy refuses, and one that nobody should accept.
+	// An option that is not allowed as it is, and one that nobody should accept.
 	w.plant("refused-", []byte(`{"host":"127.0.0.1","port":81,"name":"refused","haproxy_server_options":"on-marked-up nonsense"}`))
 	w.plant("hostile-", []byte(`{"host":"127.0.0.1","port":82,"name":"hostile","haproxy_server_options":"check; shutdown sessions server user-api/a"}`))
 	w.startAgent()
@@ -262,6 +262,33 @@ func TestOneBadEntryCostsOneRegistration(t *testing.T) {
 		return nil
 	})
 	w.fileHolds("a_")
+}
+
+// TestRefusedOptions: options that only HAProxy can judge cost the registration that has them, and neither HAProxy's
+// start nor what the others do.
+func TestRefusedOptions(t *testing.T) {
+	w := newWorld(t, func(text string) string { return strings.Replace(text, "mode http", "mode tcp", 1) })
+	w.publish("a", backendServer(t, "a"))
+	w.plant("h2-", []byte(`{"host":"127.0.0.1","port":81,"name":"h2","haproxy_server_options":"proto h2"}`))
+	w.plant("many-", []byte(`{"host":"127.0.0.1","port":82,"name":"many","haproxy_server_options":"`+strings.Repeat("backup ", 140)+`"}`))
+	w.startAgent()
+	w.eventually("a is in rotation", func() error { return w.inRotation([]string{"a"}) })
+	leave := w.publish("b", backendServer(t, "b"))
+	w.eventually("b is in rotation", func() error { return w.inRotation([]string{"a", "b"}) })
+	leave()
+	w.eventually("b has left", func() error { return w.inRotation([]string{"a"}) })
+	w.eventually("both are shown", func() error {
+		if n := len(w.status().Services[0].Rejected); n != 2 {
+			return fmt.Errorf("%d rejected: %v", n, w.status().Services[0].Rejected)
+		}
+		return nil
+	})
+	w.fileHolds("a_")
+	before, err := w.pid()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(before, syscall.SIGKILL))
+	w.otherWorker(before)
+	w.eventually("a is in rotation again", func() error { return w.inRotation([]string{"a"}) })
 }
 
 // TestReloadsDuringChurn: every reload in a row leaves the current servers in place, also one in the middle of changes.

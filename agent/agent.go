@@ -114,12 +114,18 @@ func (a *Agent) judge(ctx context.Context, cfg *config.Agent) error {
 	if !cfg.HAProxy.Run {
 		return nil
 	}
+	if g := a.current.Load(); g != nil && g.config.HAProxy.Run {
+		old := g.config.HAProxy
+		if old.ConfigFilePath != cfg.HAProxy.ConfigFilePath || !slices.Equal(old.SocketFilePaths, cfg.HAProxy.SocketFilePaths) {
+			return fmt.Errorf("state_dir, haproxy.config_file_path and haproxy.socket_file_path cannot change while HAProxy runs from %s: restart the agent, after stopping that HAProxy", old.ConfigFilePath)
+		}
+	}
 	f, err := os.CreateTemp(filepath.Dir(cfg.HAProxy.ConfigFilePath), ".haproxy-*.cfg")
 	if err != nil {
 		return fmt.Errorf("check the new haproxy.cfg: %w", err)
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(fileOf(cfg).Render(nil))
+	_, err = f.Write(fileOf(cfg).Render(probes(cfg)))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("check the new haproxy.cfg: %w", err)
 	}
@@ -127,6 +133,19 @@ func (a *Agent) judge(ctx context.Context, cfg *config.Agent) error {
 		return fmt.Errorf("HAProxy refuses the haproxy.cfg that the new files lead to: %w", err)
 	}
 	return nil
+}
+
+// probes are one server for each service, so that HAProxy judges the options of the new files too.
+func probes(cfg *config.Agent) haproxy.State {
+	out := haproxy.State{}
+	e, err := discovery.ParseEndpoint("127.0.0.1", 1)
+	if err != nil {
+		return out
+	}
+	for _, b := range newComposer(cfg, nil, nil).backends {
+		out[b.name], _ = b.servers([]discovery.Instance{{Endpoint: e, Name: "probe"}}, nil, nil)
+	}
+	return out
 }
 
 // Ready returns a channel that is closed once everything has been heard of and applied for the first time.

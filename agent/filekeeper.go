@@ -5,6 +5,7 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type filekeeper struct {
 	written    *wanted           // what the file was last brought up to
 	due        []string          // reasons for a reload that waits for the file
 	begun      bool              // the file was written, or found right, once
+	seen       map[string]bool   // options of servers that were in a written file, by optionsKey
 	err        string
 	wrote      time.Time
 	took       time.Duration // the last write
@@ -76,6 +78,7 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		original:   original, onDisk: haproxy.ServersOfText(original),
 		running: map[string]string{}, asked: map[string]bool{},
 	}
+	k.try(k.onDisk)
 	if len(original) > 0 {
 		k.diskStatic = haproxy.StaticOfText(original)
 	}
@@ -154,6 +157,55 @@ func (k *filekeeper) run(ctx context.Context) {
 	}
 }
 
+// What follows keeps the option words that a written file has had: HAProxy, or the operator's check, has seen them.
+// Words that nobody has seen, of a registration or of the configuration, are checked before they stand in the file.
+
+func optionsKey(backend string, s haproxy.Server) string {
+	return backend + "\x00" + strings.Join(s.Options, " ") + "\x00" + strconv.FormatBool(s.Cookie != "")
+}
+
+// try notes the options of servers as seen, and forgets those of no server.
+func (k *filekeeper) try(servers haproxy.State) {
+	seen := make(map[string]bool, len(k.seen))
+	for name, list := range servers {
+		for _, s := range list {
+			seen[optionsKey(name, s)] = true
+		}
+	}
+	k.seen = seen
+}
+
+// untried tells whether a server has options that were not seen.
+func (k *filekeeper) untried(servers haproxy.State) bool {
+	for name, list := range servers {
+		for _, s := range list {
+			if !k.seen[optionsKey(name, s)] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tried is servers with those of unseen options as the file had them, or without them.
+func (k *filekeeper) tried(servers haproxy.State) haproxy.State {
+	out := make(haproxy.State, len(servers))
+	for name, list := range servers {
+		out[name] = nil
+		for _, s := range list {
+			if !k.seen[optionsKey(name, s)] {
+				i := slices.IndexFunc(k.onDisk[name], func(old haproxy.Server) bool { return old.Name == s.Name })
+				if i < 0 {
+					continue
+				}
+				s = k.onDisk[name][i]
+			}
+			out[name] = append(out[name], s)
+		}
+	}
+	return out
+}
+
 // inStep tells whether the file holds what is wanted now.
 func (k *filekeeper) inStep() bool {
 	k.mu.Lock()
@@ -178,13 +230,21 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	w, due := k.wanted(), len(k.due)
 	servers := w.forFile(k.quarantine)
 	writer := k.plain
-	if k.diskStatic != w.static {
+	if k.diskStatic != w.static || k.untried(servers) {
 		writer = k.checked
 	}
 	k.mu.Unlock()
 
 	began := time.Now()
 	changed, err := writer.Write(ctx, w.file.Render(servers))
+	var left error // servers that were left out of the file, and why
+	if err != nil && k.untried(servers) {
+		// HAProxy may have refused the options of a server. The others are not to suffer, nor the next start.
+		tried := k.tried(servers)
+		if again, err2 := writer.Write(ctx, w.file.Render(tried)); err2 == nil {
+			changed, left, err, servers = again, err, nil, tried
+		}
+	}
 	if ctx.Err() != nil {
 		return false
 	}
@@ -195,6 +255,11 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	if err != nil {
 		k.err = err.Error()
 	} else {
+		if left != nil {
+			k.err = "servers with new options are left out: " + left.Error()
+		} else {
+			k.try(servers)
+		}
 		if w == k.wanted() {
 			due = len(k.due)
 		}
@@ -207,8 +272,12 @@ func (k *filekeeper) write(ctx context.Context) bool {
 			}
 		}
 	}
+	now := k.err
 	k.mu.Unlock()
 	switch {
+	case left != nil && before != now:
+		k.log.WithField("err", left).Error("haproxy.cfg leaves servers out whose options HAProxy refuses")
+	case left != nil:
 	case err != nil && before != err.Error():
 		k.log.WithField("err", err).Error("haproxy.cfg is not written; servers still change through the socket")
 	case err == nil && before != "":

@@ -368,7 +368,7 @@ type tap struct {
 	mu    sync.Mutex
 	dials int
 	lines []string
-	done  []string // those that were answered
+	done  []string                // those that were answered
 	fault func(line string) fault // nil: none
 	open  map[net.Conn]bool
 	ended bool
