@@ -263,6 +263,17 @@ func (g *generation) waiting() []string {
 	return out
 }
 
+// stuck names the loops that have made no progress for longer than their longest wait.
+func (g *generation) stuck(now time.Time) []string {
+	var out []string
+	for _, r := range g.haproxys {
+		if last := r.beat.Load(); last != 0 && now.Sub(time.Unix(0, last)) > 3*socketTimeout {
+			out = append(out, "HAProxy at "+r.socket)
+		}
+	}
+	return out
+}
+
 func (g *generation) viewsByName() map[string]view {
 	g.mu.Lock()
 	defer g.mu.Unlock()

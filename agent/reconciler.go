@@ -73,6 +73,7 @@ type reconciler struct {
 	warned   bool              // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
+	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
 }
 
 // haproxyStatus is what the reconciler knows of its HAProxy, for the status page.
@@ -120,6 +121,7 @@ func (r *reconciler) run(ctx context.Context) {
 
 	full := true
 	for {
+		r.beat.Store(time.Now().UnixNano())
 		var err error
 		select {
 		case <-ctx.Done():
