@@ -280,7 +280,7 @@ func TestStaticPartWithoutReloads(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.NotEmpty(t, k.status().Pending)
 		k.needReload("backend svc: why")
-		require.Equal(t, "backend svc: why", k.status().Pending)
+		require.Contains(t, k.status().Pending, "backend svc: why")
 		k.processLoaded("/haproxy.sock", k.static(), true)
 		require.Empty(t, k.status().Pending)
 	})
