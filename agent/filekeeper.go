@@ -57,6 +57,7 @@ type filekeeper struct {
 	wrote      time.Time
 	took       time.Duration // the last write
 	unmet      string        // a reload that is needed and that nobody does
+	wanting    string        // one that a backend needs and that nobody does
 }
 
 // fileStatus is the file's part of a Status.
@@ -164,6 +165,14 @@ func optionsKey(backend string, s haproxy.Server) string {
 	return backend + "\x00" + strings.Join(s.Options, " ") + "\x00" + strconv.FormatBool(s.Cookie != "")
 }
 
+// both joins two sentences, either of which may be empty.
+func both(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
 // try notes the options of servers as seen, and forgets those of no server.
 func (k *filekeeper) try(servers haproxy.State) {
 	seen := make(map[string]bool, len(k.seen))
@@ -175,11 +184,16 @@ func (k *filekeeper) try(servers haproxy.State) {
 	k.seen = seen
 }
 
+// isNew tells whether s has options that were not seen. A server without any has nothing that could be refused.
+func (k *filekeeper) isNew(backend string, s haproxy.Server) bool {
+	return (len(s.Options) > 0 || s.Cookie != "") && !k.seen[optionsKey(backend, s)]
+}
+
 // untried tells whether a server has options that were not seen.
 func (k *filekeeper) untried(servers haproxy.State) bool {
 	for name, list := range servers {
 		for _, s := range list {
-			if !k.seen[optionsKey(name, s)] {
+			if k.isNew(name, s) {
 				return true
 			}
 		}
@@ -193,7 +207,7 @@ func (k *filekeeper) tried(servers haproxy.State) haproxy.State {
 	for name, list := range servers {
 		out[name] = nil
 		for _, s := range list {
-			if !k.seen[optionsKey(name, s)] {
+			if k.isNew(name, s) {
 				i := slices.IndexFunc(k.onDisk[name], func(old haproxy.Server) bool { return old.Name == s.Name })
 				if i < 0 {
 					continue
@@ -301,6 +315,7 @@ func (k *filekeeper) write(ctx context.Context) bool {
 // from the file as it was found.
 func (k *filekeeper) processLoaded(socket, static string, found bool) {
 	k.mu.Lock()
+	k.wanting = ""
 	switch {
 	case found:
 		k.running[socket] = static
@@ -356,7 +371,7 @@ func (k *filekeeper) needReload(reason string) {
 func (k *filekeeper) request(reason string) {
 	if k.reloader == nil {
 		k.mu.Lock()
-		k.unmet = reason
+		k.wanting = reason
 		k.mu.Unlock()
 		return
 	}
@@ -373,7 +388,7 @@ func (k *filekeeper) servers() haproxy.State {
 func (k *filekeeper) status() fileStatus {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s := fileStatus{Path: k.path, Written: k.wrote, Error: k.err, Pending: k.unmet}
+	s := fileStatus{Path: k.path, Written: k.wrote, Error: k.err, Pending: both(k.unmet, k.wanting)}
 	if k.reloader != nil {
 		r := k.reloader.Status()
 		s.Reload = &r
