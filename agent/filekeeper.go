@@ -20,7 +20,7 @@ const (
 	// The file is written at once after quiet. Under steady change a pause of ten times the last write's length keeps the
 	// disk for others; the socket, which carries the traffic's fate, never waits for it.
 	writeShare     = 10
-	leastGap       = 50 * time.Millisecond
+	leastGap       = 250 * time.Millisecond
 	mostGap        = time.Second
 	writeRetry     = 5 * time.Second
 	commandTimeout = time.Minute // check_command and reload_command
@@ -231,6 +231,11 @@ func (k *filekeeper) inStep() bool {
 func (k *filekeeper) nextWrite() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for name, b := range k.wanted().backends {
+		if len(b.servers) > 0 && len(k.onDisk[name]) == 0 {
+			return k.wrote // a backend without servers in the file cannot wait: a reload now would empty it
+		}
+	}
 	return k.wrote.Add(min(max(leastGap, writeShare*k.took), mostGap))
 }
 

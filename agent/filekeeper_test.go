@@ -171,11 +171,15 @@ func TestWriteGap(t *testing.T) {
 
 func TestNextWrite(t *testing.T) {
 	wrote := time.Unix(1000, 0)
+	w := &wanted{backends: map[string]wantedBackend{"svc": {servers: []haproxy.Server{{Name: "a"}}}}}
+	full := haproxy.State{"svc": {{Name: "a"}}}
 	for took, want := range map[time.Duration]time.Duration{
-		0: leastGap, time.Millisecond: leastGap, 20 * time.Millisecond: 200 * time.Millisecond, time.Minute: mostGap,
+		0: leastGap, time.Millisecond: leastGap, 40 * time.Millisecond: 400 * time.Millisecond, time.Minute: mostGap,
 	} {
-		k := &filekeeper{wrote: wrote, took: took}
+		k := &filekeeper{wrote: wrote, took: took, wanted: func() *wanted { return w }, onDisk: full}
 		require.Equal(t, want, k.nextWrite().Sub(wrote), "a write took %v", took)
+		k.onDisk = haproxy.State{"svc": nil}
+		require.Zero(t, k.nextWrite().Sub(wrote), "a backend that the file has empty cannot wait")
 	}
 }
 
