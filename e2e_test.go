@@ -78,10 +78,7 @@ func TestHealthFailsAndReturns(t *testing.T) {
 	w.converges("a")
 	require.NoError(t, b.Recover())
 	w.converges("a", "b")
-	load.Stop()
-	sent, failed := load.Count()
-	require.NotZero(t, sent)
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 	servers, err := w.servers()
 	require.NoError(t, err)
 	require.Len(t, servers, 2, "a server that returns is the same object")
@@ -129,9 +126,7 @@ func TestZooKeeperStoppedAndStarted(t *testing.T) {
 	w.converges("a", "b")
 	w.startInstance("c", w.zk.Addr())
 	w.converges("a", "b", "c")
-	load.Stop()
-	_, failed := load.Count()
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 	unchanged()
 }
 
@@ -225,10 +220,7 @@ func TestHAProxyReloadedByHand(t *testing.T) {
 		w.otherWorker(before)
 		w.converges("a", "b")
 	}
-	load.Stop()
-	sent, failed := load.Count()
-	require.NotZero(t, sent)
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 	require.Zero(t, w.status().File.Reload.Reloads, "the reloads were not ours")
 
 	// What changes behind a reload reaches the new worker.
@@ -278,9 +270,7 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 	w.startAgent()
 	w.agentIsReady()
 	w.converges("a", "c")
-	load.Stop()
-	_, failed := load.Count()
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 	unchanged()
 }
 
@@ -475,10 +465,7 @@ func TestChurnLosesNoRequest(t *testing.T) {
 		members = members[1:]
 	}
 	w.converges("base")
-	load.Stop()
-	sent, failed := load.Count()
-	require.NotZero(t, sent)
-	require.Zero(t, failed, "of %d: %v", sent, load.Failures())
+	w.endLoad(load)
 	require.Greater(t, len(load.Answers()), 50, "the members did get traffic")
 	unchanged()
 }
@@ -569,9 +556,7 @@ func TestBadFileKeepsTheOldOne(t *testing.T) {
 	require.NoError(t, w.agent.Signal(syscall.SIGHUP))
 	w.otherWorker(before)
 	w.converges("a")
-	load.Stop()
-	_, failed := load.Count()
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 	w.eventually("the reload is counted", func() error {
 		if n := w.status().File.Reload.Reloads; n != 1 {
 			return fmt.Errorf("%d reloads", n)

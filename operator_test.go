@@ -242,16 +242,32 @@ func TestFiveHundredAtOnce(t *testing.T) {
 
 // TestOneBadEntryCostsOneRegistration: rubbish in one service is nothing to another.
 func TestOneBadEntryCostsOneRegistration(t *testing.T) {
+	otherPort := freePort(t)
 	w := newWorld(t, func(text string) string {
-		return text + fmt.Sprintf("\n[services.other]\ndiscovery = { method = \"zookeeper\", path = \"/services/other\" }\nhaproxy = { port = %d }\n", freePort(t))
+		return text + fmt.Sprintf("\n[services.other]\ndiscovery = { method = \"zookeeper\", path = \"/services/other\" }\nhaproxy = { port = %d }\n", otherPort)
 	})
 	w.publish("a", backendServer(t, "a"))
 	// An option that is not allowed as it is, and one that nobody should accept.
 	w.plant("refused-", []byte(`{"host":"127.0.0.1","port":81,"name":"refused","haproxy_server_options":"on-marked-up nonsense"}`))
 	w.plant("hostile-", []byte(`{"host":"127.0.0.1","port":82,"name":"hostile","haproxy_server_options":"check; shutdown sessions server user-api/a"}`))
 	w.startAgent()
+	w.othersGoOn()
+	w.publishAt("/services/other", "o", backendServer(t, "o"))
+	w.eventually("the other service is served", func() error {
+		answer, err := ask(otherPort)
+		if err == nil && answer != "o" {
+			err = fmt.Errorf("%q answered", answer)
+		}
+		return err
+	})
+}
+
+// othersGoOn: beside two registrations that cannot be used, "a" serves, another one joins and leaves, both bad ones are
+// shown, and the file has the good one only.
+func (w *world) othersGoOn() {
+	w.t.Helper()
 	w.eventually("a is in rotation", func() error { return w.inRotation([]string{"a"}) })
-	leave := w.publish("b", backendServer(t, "b"))
+	leave := w.publish("b", backendServer(w.t, "b"))
 	w.eventually("b is in rotation", func() error { return w.inRotation([]string{"a", "b"}) })
 	leave()
 	w.eventually("b has left", func() error { return w.inRotation([]string{"a"}) })
@@ -272,18 +288,7 @@ func TestRefusedOptions(t *testing.T) {
 	w.plant("h2-", []byte(`{"host":"127.0.0.1","port":81,"name":"h2","haproxy_server_options":"proto h2"}`))
 	w.plant("many-", []byte(`{"host":"127.0.0.1","port":82,"name":"many","haproxy_server_options":"`+strings.Repeat("backup ", 140)+`"}`))
 	w.startAgent()
-	w.eventually("a is in rotation", func() error { return w.inRotation([]string{"a"}) })
-	leave := w.publish("b", backendServer(t, "b"))
-	w.eventually("b is in rotation", func() error { return w.inRotation([]string{"a", "b"}) })
-	leave()
-	w.eventually("b has left", func() error { return w.inRotation([]string{"a"}) })
-	w.eventually("both are shown", func() error {
-		if n := len(w.status().Services[0].Rejected); n != 2 {
-			return fmt.Errorf("%d rejected: %v", n, w.status().Services[0].Rejected)
-		}
-		return nil
-	})
-	w.fileHolds("a_")
+	w.othersGoOn()
 	before, err := w.pid()
 	require.NoError(t, err)
 	require.NoError(t, syscall.Kill(before, syscall.SIGKILL))
@@ -312,7 +317,5 @@ func TestReloadsDuringChurn(t *testing.T) {
 		}
 		w.converges(names...)
 	}
-	load.Stop()
-	_, failed := load.Count()
-	require.Zero(t, failed, "%v", load.Failures())
+	w.endLoad(load)
 }

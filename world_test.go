@@ -347,11 +347,22 @@ func (w *world) agentIsReady() {
 	})
 }
 
+// endLoad ends a stream of requests, none of which may have failed.
+func (w *world) endLoad(load *clitest.Load) {
+	w.t.Helper()
+	load.Stop()
+	sent, failed := load.Count()
+	require.NotZero(w.t, sent)
+	require.Zero(w.t, failed, "of %d: %v", sent, load.Failures())
+}
+
 func (w *world) url() string { return fmt.Sprintf("http://127.0.0.1:%d/", w.port) }
 
 // get asks through HAProxy.
-func (w *world) get() (string, error) {
-	resp, err := http.Get(w.url())
+func (w *world) get() (string, error) { return ask(w.port) }
+
+func ask(port int) (string, error) {
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 	if err != nil {
 		return "", err
 	}
@@ -423,9 +434,14 @@ func backendServer(t testing.TB, name string) (port int) {
 // publish registers an instance from the test's own session, exactly as Nerve would.
 func (w *world) publish(name string, port int) (withdraw func()) {
 	w.t.Helper()
+	return w.publishAt(servicePath, name, port)
+}
+
+func (w *world) publishAt(path, name string, port int) (withdraw func()) {
+	w.t.Helper()
 	data, err := discovery.EncodeNerve(discovery.Payload{Host: "127.0.0.1", Port: uint16(port), Name: name})
 	require.NoError(w.t, err)
-	r := discovery.Registration{Path: servicePath, Prefix: name + "_", Data: data, Sequential: true, Ephemeral: true}
+	r := discovery.Registration{Path: path, Prefix: name + "_", Data: data, Sequential: true, Ephemeral: true}
 	node, err := w.session.Publish(context.Background(), r, "")
 	require.NoError(w.t, err)
 	return func() {
