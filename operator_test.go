@@ -319,3 +319,35 @@ func TestReloadsDuringChurn(t *testing.T) {
 	}
 	w.endLoad(load)
 }
+
+// TestSeveralSockets: each HAProxy of the list is driven by itself, and one that is away is no harm to the other.
+func TestSeveralSockets(t *testing.T) {
+	haproxytest.Require(t)
+	cfg := func() string {
+		return fmt.Sprintf("defaults\n\tmode http\n\ttimeout connect 1s\n\ttimeout client 5s\n\ttimeout server 5s\nfrontend f\n\tbind 127.0.0.1:%d\n\tdefault_backend user-api\nbackend user-api\n\tbalance roundrobin\n", freePort(t))
+	}
+	one, two := haproxytest.New(t, cfg()), haproxytest.New(t, cfg())
+	w := newWorld(t, func(text string) string {
+		return strings.Replace(text, "[services.user-api]", fmt.Sprintf(
+			"[haproxy]\nsocket_file_path = [%q, %q]\ndo_writes = false\ndo_reloads = false\n[services.user-api]", one.Socket, two.Socket), 1)
+	})
+	both := func(names ...string) {
+		t.Helper()
+		for _, h := range []*haproxytest.HAProxy{one, two} {
+			w.socket = h.Socket
+			w.converges(names...)
+		}
+	}
+	w.socket = one.Socket
+	w.publish("a", backendServer(t, "a"))
+	w.startAgent()
+	both("a")
+	require.NoError(t, two.Stop())
+	leave := w.publish("b", backendServer(t, "b"))
+	w.socket = one.Socket
+	w.converges("a", "b")
+	require.NoError(t, two.Restart())
+	both("a", "b")
+	leave()
+	both("a")
+}
