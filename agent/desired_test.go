@@ -157,3 +157,19 @@ func TestRevisions(t *testing.T) {
 	require.Equal(t, [2]uint64{3, 1}, revs())
 	require.Equal(t, [2]uint64{3, 1}, [2]uint64{k.all(views, w).backends["a"].rev, k.all(views, w).backends["b"].rev})
 }
+
+// TestUnresolvedIsNotGone: a server whose host name is not known at the moment stays as HAProxy has it.
+func TestUnresolvedIsNotGone(t *testing.T) {
+	c := &config.Agent{Services: []config.Service{{Name: "svc"}}}
+	k := newComposer(c, nameserver, nil)
+	v := newView(c.Services[0]).next(discovery.Snapshot{
+		Instances: instances(t, "a@nowhere.example.com:80", "b@10.0.0.1:80"),
+	}, time.Now())
+	w := k.all([]view{v}, nil)
+	running := haproxy.Server{Name: "a_nowhere.example.com:80", Addr: netip.MustParseAddrPort("10.0.0.9:80"), ID: 9, Weight: 1}
+	gone := haproxy.Server{Name: "c_10.0.0.8:80", Addr: netip.MustParseAddrPort("10.0.0.8:80"), ID: 8, Weight: 1}
+	plan := haproxy.Diff(haproxy.State{"svc": {running, gone}}, w.state(w.names(), newQuarantine()),
+		haproxy.View{Foreign: foreign(w, w.names())})
+	require.NotContains(t, plan.String(), running.Name)
+	require.Contains(t, plan.String(), "set server svc/"+gone.Name+" state maint")
+}
