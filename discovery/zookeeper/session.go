@@ -4,6 +4,7 @@ package zookeeper
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,20 @@ type Options struct {
 	SessionTimeout time.Duration
 	Log            logrus.FieldLogger
 
+	// Logins are made on every connection before anybody uses it.
+	Logins []Login
+
+	// TLS secures connections. nil: they are plain. An empty ServerName stands for the name of the host dialled.
+	TLS *tls.Config
+
+	// Classic keeps to what servers before 3.6 understand: one watch per node. Otherwise it is used where the servers
+	// refuse persistent watches.
+	Classic bool
+
+	// SessionFile is where the session's id and password are kept (mode 0600), so that another process can take the
+	// session up after this one has ended without Close. Empty: nowhere.
+	SessionFile string
+
 	// HandshakeTimeout bounds a dial, and then the wait for the server's answer, before the next host's turn. 0: 3 s.
 	HandshakeTimeout time.Duration
 
@@ -49,6 +64,13 @@ type Options struct {
 
 	// Dial opens connections. nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Login is one authentication of a session.
+type Login struct {
+	Scheme      string // "digest"
+	Credentials []byte // "user:password" for digest
+	File        string // where the credentials are, instead; read at every connection, trailing line ends do not count
 }
 
 const (

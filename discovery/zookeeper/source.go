@@ -20,6 +20,10 @@ type SourceOptions struct {
 	Decode Decode        // nil: discovery.DecodeNerve
 	Poll   time.Duration // read everything at this interval; 0: watch
 	Log    logrus.FieldLogger
+
+	// Immutable says that nobody sets the data of a registered node: a change is another node, or the node deleted and
+	// created again. A reconnect that finds the directory unchanged then reads nothing. Nerve does set data.
+	Immutable bool
 }
 
 // Source returns a source of what is registered under path, an absolute path below the session's chroot. It reads
