@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +16,7 @@ import (
 // reason.
 type Decode func(node string, data []byte) (discovery.Instance, error)
 
-// node is one child as it was last read. A child that changes gets a new one, so that other goroutines may read all
-// but the last two fields.
+// node is one child as it was last read. A child that changes gets a new one.
 type node struct {
 	name         string
 	czxid, mzxid int64 // of the reading; both 0 when the name alone was decoded
@@ -37,9 +37,21 @@ type view struct {
 	fresh              []*node // not yet in them
 	stale              bool    // some in them are dropped
 
-	missing bool
-	changed bool // since the last snapshot
+	missing  bool
+	changed  bool // since the last snapshot
+	complete bool // it has been read to the end once
+
+	// The directory's stamp as of which its names are known, and the session and the connection that showed it.
+	stamp   stamp
+	session int64
+	gen     uint64
 }
+
+// stamp changes with every child that is created or deleted, and when the directory itself is. Data that is set in a
+// child does not change it, nor does what happens below.
+type stamp struct{ czxid, pzxid int64 }
+
+func stampOf(st zk.Stat) stamp { return stamp{st.Czxid, st.Pzxid} }
 
 func newView(decode Decode) *view {
 	return &view{decode: decode, nodes: map[string]*node{}, changed: true}
@@ -100,7 +112,7 @@ func (n *node) same(r reading) bool {
 	return n != nil && n.czxid == r.stat.Czxid && n.mzxid == r.stat.Mzxid
 }
 
-// decoded makes a child of its reading. Other than the rest of view it may run in several goroutines.
+// decoded makes a child of its reading.
 func (v *view) decoded(name string, r reading) *node {
 	n := &node{name: name, czxid: r.stat.Czxid, mzxid: r.stat.Mzxid}
 	created, modified := time.UnixMilli(r.stat.Ctime), time.UnixMilli(r.stat.Mtime)
@@ -123,10 +135,26 @@ func (v *view) decoded(name string, r reading) *node {
 
 // unreadable takes in that a child may not be read. What is known of it stays.
 func (v *view) unreadable(name string) {
+	v.refuse(name, discovery.ReasonUnreadable, "its ACL does not let this client read it")
+}
+
+// oversize takes in that a child holds more than is read. What is known of it stays.
+func (v *view) oversize(name string) {
+	v.refuse(name, discovery.ReasonOversize, fmt.Sprintf("more than %d bytes of data, which are not read", nodeMost))
+}
+
+func (v *view) refuse(name, reason, detail string) {
 	if v.nodes[name] == nil {
-		v.put(&node{name: name, rejection: &discovery.Rejection{
-			Node: name, Reason: discovery.ReasonUnreadable, Detail: "its ACL does not let this client read it",
-		}})
+		v.put(&node{name: name, rejection: &discovery.Rejection{Node: name, Reason: reason, Detail: detail}})
+	}
+}
+
+// readable calls each with the names of the children whose data has been read. The others carry all in their names.
+func (v *view) readable(each func(name string)) {
+	for name, n := range v.nodes {
+		if n.mzxid != 0 || n.rejection != nil {
+			each(name)
+		}
 	}
 }
 
@@ -197,9 +225,3 @@ func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	}
 	return snap
 }
-
-// gone reports whether an error says that a node does not exist.
-func gone(err error) bool { return errors.Is(err, zk.ErrNoNode) }
-
-// forbidden reports whether an error says that a node may not be read.
-func forbidden(err error) bool { return errors.Is(err, zk.ErrNoAuth) }
