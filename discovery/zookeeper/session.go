@@ -75,7 +75,12 @@ const (
 	defaultSessionTimeout   = 12 * time.Second
 	defaultHandshakeTimeout = 3 * time.Second
 	defaultAntiEntropy      = 450 * time.Second
-	defaultTLSTimeout       = 5 * time.Second // a Java server's first handshakes took up to 0.9 s in measurements
+
+	// An outage is said again after a minute, then after twice the time, and at least twice an hour.
+	remindFirst = time.Minute
+	remindMost  = 30 * time.Minute
+
+	defaultTLSTimeout = 5 * time.Second // a Java server's first handshakes took up to 0.9 s in measurements
 )
 
 // Session is one client of an ensemble, shared by all that need it. It connects by itself, for ever, until Close; an
@@ -94,7 +99,7 @@ type Session struct {
 	old    atomic.Bool  // the servers know neither persistent watches nor MultiRead
 	arming sync.Mutex   // around setting a persistent watch, and removing it
 
-	received, reads, events, sessions, reconnects, resyncs, unchanged, differences, discarded atomic.Uint64
+	received, reads, events, sessions, expired, reconnects, resyncs, unchanged, differences, discarded atomic.Uint64
 
 	mu       sync.Mutex // guards all below; never held across a call of the library or a logger
 	closed   bool
@@ -109,9 +114,10 @@ type Session struct {
 	since    time.Time // of the present state
 	attempts int       // dials since up was lost
 	lastErr  string
-	warned   bool // the present loss has been said
-	refused  bool // and why servers refuse
-	unarmed  int  // connections in a row that ended without an answer to addWatch
+	warned   bool          // the present loss has been said
+	refused  bool          // and why servers refuse
+	reminder time.Duration // after the loss, when it is said again
+	unarmed  int           // connections in a row that ended without an answer to addWatch
 	routes   map[string]map[*inbox]struct{}
 	guards   map[string]struct{}
 	subs     map[chan struct{}]struct{}
@@ -196,6 +202,7 @@ func (s *Session) keep() {
 		case <-s.ctx.Done():
 			return
 		case now := <-tick.C:
+			s.remind(now)
 			s.hurry(l, now)
 			why := s.stuck(l, now)
 			if why == "" {
@@ -210,6 +217,27 @@ func (s *Session) keep() {
 			l = s.connect()
 		}
 	}
+}
+
+// remind says that an outage goes on, after a minute and then ever more seldom.
+func (s *Session) remind(now time.Time) {
+	s.mu.Lock()
+	if s.up != nil || s.closed {
+		s.mu.Unlock()
+		return
+	}
+	if s.reminder < remindFirst {
+		s.reminder = remindFirst
+	}
+	away := now.Sub(s.since)
+	if away < s.reminder {
+		s.mu.Unlock()
+		return
+	}
+	s.reminder = min(2*s.reminder, s.reminder+remindMost)
+	fields := logrus.Fields{"duration": away.Round(time.Second), "attempt": s.attempts, "err": s.lastErr}
+	s.mu.Unlock()
+	s.log.WithFields(fields).Warn("zookeeper still cannot be reached; what is known stays in force")
 }
 
 // hurry ends a connection on which a reply has been lost. The next one takes the session up.
@@ -378,6 +406,9 @@ func (s *Session) shaken(l *link, h handshake) {
 	l.mu.Lock()
 	l.shaken = time.Now()
 	l.mu.Unlock()
+	if h.session == 0 {
+		s.expired.Add(1)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.resume = h.credentials // none when the old session has expired
@@ -451,7 +482,7 @@ func (s *Session) connected(l *link, server string) {
 	fresh := session != s.latest
 	s.latest = session
 	s.up, s.server, s.since, s.attempts, s.lastErr = e, server, time.Now(), 0, ""
-	s.warned, s.refused = false, false
+	s.warned, s.refused, s.reminder = false, false, 0
 	close(s.rise)
 	for _, boxes := range s.routes {
 		for b := range boxes {
@@ -618,7 +649,9 @@ type Stats struct {
 	Reads       uint64 // requests sent that read or set a watch
 	Bytes       uint64 // received, of all kinds
 	Events      uint64 // of watches
+	Generation  uint64 // connections established
 	Sessions    uint64 // sessions opened
+	Expired     uint64 // sessions that had ended when they were to be taken up
 	Reconnects  uint64 // connections established after the first
 	Resyncs     uint64 // directories compared after a reconnect
 	Unchanged   uint64 // of these, found as they had been left, so that they were not listed
@@ -628,7 +661,11 @@ type Stats struct {
 
 // Stats returns the counters.
 func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	generation := s.gen
+	s.mu.Unlock()
 	return Stats{
+		Generation: generation, Expired: s.expired.Load(),
 		Reads: s.reads.Load(), Bytes: s.received.Load(), Events: s.events.Load(), Sessions: s.sessions.Load(), Reconnects: s.reconnects.Load(),
 		Resyncs: s.resyncs.Load(), Unchanged: s.unchanged.Load(),
 		Differences: s.differences.Load(), Discarded: s.discarded.Load(),
