@@ -115,28 +115,22 @@ func TestDedupOracle(t *testing.T) {
 	}
 }
 
-// survivors is the definition of Dedup: those that no twin beats.
+// survivors is the definition of Dedup: those that no twin beats. Their sessions number them.
 func survivors(all []discovery.Instance) []discovery.Instance {
-	var out []discovery.Instance
-	for i, a := range all {
-		beaten := slices.ContainsFunc(all, func(b discovery.Instance) bool {
-			twins := a.Endpoint == b.Endpoint && a.Name == b.Name
-			switch {
-			case !twins || b.Session == a.Session:
-				return false
-			case a.ID == nil || b.ID == nil || *a.ID == *b.ID:
-				if (a.ID == nil) == (b.ID == nil) {
-					return slices.IndexFunc(all, func(c discovery.Instance) bool { return c.Session == b.Session }) < i
-				}
-				return a.ID == nil
-			}
-			return *b.ID < *a.ID
-		})
-		if !beaten {
-			out = append(out, a)
+	beats := func(a, b discovery.Instance) bool {
+		switch {
+		case a.Endpoint != b.Endpoint || a.Name != b.Name:
+			return false
+		case a.ID != nil && b.ID != nil && *a.ID != *b.ID:
+			return *a.ID < *b.ID
+		case (a.ID == nil) != (b.ID == nil):
+			return a.ID != nil
 		}
+		return a.Session < b.Session
 	}
-	return out
+	return slices.DeleteFunc(slices.Clone(all), func(b discovery.Instance) bool {
+		return slices.ContainsFunc(all, func(a discovery.Instance) bool { return beats(a, b) })
+	})
 }
 
 func sessions(instances []discovery.Instance) []int64 {
