@@ -55,6 +55,7 @@ type ZooKeeperStatus struct {
 	Timeout   string    `json:"session_timeout,omitempty"`
 	Server    string    `json:"server,omitempty"`
 	Error     string    `json:"error,omitempty"`
+	Classic   bool      `json:"classic"` // one watch per node
 }
 
 func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceStatus {
@@ -89,6 +90,7 @@ func rejected(r discovery.Rejection) Rejected {
 func zookeeperStatus(ensemble string, s zookeeper.Status) ZooKeeperStatus {
 	z := ZooKeeperStatus{
 		Ensemble: ensemble, Connected: s.Connected, Since: s.Since, Session: s.Session, Server: s.Server, Error: s.Error,
+		Classic: s.Classic,
 	}
 	if s.Timeout > 0 {
 		z.Timeout = s.Timeout.String()

@@ -84,7 +84,8 @@ func (a *app) printStatus(st agent.Status) {
 	}
 	for _, z := range st.ZooKeeper {
 		if z.Connected {
-			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout)
+			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s%s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout,
+				map[bool]string{true: ", one watch per node"}[z.Classic])
 		} else {
 			fmt.Fprintf(a.out, "zookeeper %s: NOT CONNECTED for %s, what was known stays in force: %s\n", z.Ensemble, age(now, z.Since), z.Error)
 		}
