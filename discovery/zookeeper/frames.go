@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -130,17 +131,25 @@ func removeWatchesRequest(path string) request {
 	return newRequest(opRemoveWatches, len(path)+8).string(path).int32(watchAny)
 }
 
-// readCost is what one path adds to a multiRead.
-func readCost(path string) int { return len(path) + 14 }
+// readCost is what one child adds to a multiRead.
+func readCost(dir, name string) int { return len(dir) + 1 + len(name) + 14 }
 
-func multiReadRequest(paths []string) request {
+// multiReadRequest reads children of dir. The name directory stands for dir itself.
+func multiReadRequest(dir string, names []string) request {
 	size := multiEnd
-	for _, p := range paths {
-		size += readCost(p)
+	for _, name := range names {
+		size += readCost(dir, name)
 	}
 	r := newRequest(opMultiRead, size)
-	for _, p := range paths {
-		r = r.int32(opGetData).bool(false).int32(-1).string(p).bool(false)
+	slash := strings.TrimSuffix(dir, "/") + "/"
+	for _, name := range names {
+		r = r.int32(opGetData).bool(false).int32(-1)
+		if name == directory {
+			r = r.string(dir)
+		} else {
+			r = append(append(r.int32(int32(len(slash)+len(name))), slash...), name...)
+		}
+		r = r.bool(false)
 	}
 	return r.int32(-1).bool(true).int32(-1)
 }

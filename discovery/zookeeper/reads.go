@@ -169,9 +169,9 @@ func units(dir string, names []string, batch bool) []unit {
 	for len(names) > 0 {
 		n := 1
 		if batch {
-			bytes := readCost(dir) + 1 + len(names[0])
+			bytes := readCost(dir, names[0])
 			for n < min(len(names), batchNodes) {
-				if bytes += readCost(dir) + 1 + len(names[n]); bytes > batchBytes {
+				if bytes += readCost(dir, names[n]); bytes > batchBytes {
 					break
 				}
 				n++
@@ -187,11 +187,7 @@ func (u unit) request(dir string, batch, watch bool) request {
 	if !batch {
 		return pathRequest(opGetData, path.Join(dir, u[0]), watch)
 	}
-	paths := make([]string, len(u))
-	for i, name := range u {
-		paths[i] = path.Join(dir, name)
-	}
-	return multiReadRequest(paths)
+	return multiReadRequest(dir, u)
 }
 
 // flight is a unit on its way.

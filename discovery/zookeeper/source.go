@@ -323,6 +323,9 @@ func (r *source) listed(v *view, t *task, ls listing) {
 	for _, name := range left {
 		delete(t.nodes, name)
 	}
+	if len(t.nodes) == 0 {
+		t.nodes = make(map[string]struct{}, len(unknown))
+	}
 	for _, name := range unknown {
 		t.add(name)
 	}

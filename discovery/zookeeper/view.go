@@ -62,6 +62,9 @@ func newView(decode Decode) *view {
 func (v *view) list(names []string) (unknown, gone []string) {
 	v.missing, v.changed = false, v.changed || v.missing
 	v.listings++
+	if len(v.nodes) == 0 {
+		v.nodes = make(map[string]*node, len(names))
+	}
 	present := 0
 	for _, name := range names {
 		n := v.nodes[name]
