@@ -52,11 +52,8 @@ func decodeUsual(node string, data []byte, d *NerveDecoder) (Instance, bool) {
 }
 
 func (u *usual) endpoint() (Endpoint, bool) {
-	if u.host.kind != kindText || u.port.kind != kindText && u.port.kind != kindNumber {
-		return Endpoint{}, false
-	}
-	port, ok := portNumber(u.port.text)
-	if !ok {
+	port, ok := portNumber(u.port.text) // number or text; true, false and null are no digits
+	if !ok || u.host.kind != kindText {
 		return Endpoint{}, false
 	}
 	e, err := ParseEndpoint(u.host.text, port)

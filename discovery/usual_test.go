@@ -248,6 +248,7 @@ func TestDecodeKeepsNothing(t *testing.T) {
 			"host":    `"host":"h%d"`,
 			"options": `"host":"10.0.0.1","haproxy_server_options":"inter %d"`,
 			"labels":  `"host":"10.0.0.1","labels":{"k%d":"v","n":1}`,
+			"long":    `"host":"10.0.0.1","labels":{"k%d":"` + strings.Repeat("v", maxSharedText) + `"}`,
 			"escaped": `"host":"10.0.0.1","labels":{"k%d":"\u0041"}`,
 		} {
 			kept := make([]Instance, count)
