@@ -198,7 +198,7 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 	case "base":
 		return discovery.Static(s.Name, nil), nil
 	case "zookeeper", "zookeeper_poll":
-		o := zookeeper.SourceOptions{Decode: discovery.DecodeNerve, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
+		o := zookeeper.SourceOptions{Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}

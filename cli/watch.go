@@ -67,7 +67,7 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 			sessions[key] = s
 		}
 		src := sessions[key].Source(name, path, zookeeper.SourceOptions{
-			Decode: discovery.DecodeNerve, Log: log.WithFields(logrus.Fields{"service": name}),
+			Log: log.WithFields(logrus.Fields{"service": name}),
 		})
 		running.Go(func() { src.Run(ctx, snapshots) })
 	}

@@ -17,7 +17,7 @@ import (
 
 // SourceOptions of a source.
 type SourceOptions struct {
-	Decode Decode        // nil: discovery.DecodeNerve
+	Decode Decode        // nil: Nerve's format, with a discovery.NerveDecoder of its own
 	Poll   time.Duration // read everything at this interval; 0: watch
 	Log    logrus.FieldLogger
 
@@ -35,7 +35,7 @@ type SourceOptions struct {
 // may be called again after it has ended.
 func (s *Session) Source(service, path string, o SourceOptions) discovery.Source {
 	if o.Decode == nil {
-		o.Decode = discovery.DecodeNerve
+		o.Decode = new(discovery.NerveDecoder).Decode
 	}
 	if o.Log == nil {
 		silent := logrus.New()
@@ -385,7 +385,7 @@ func (s *Session) Snapshot(ctx context.Context, service, path string) (discovery
 	snap, err := again(ctx, s, func(e *epoch) (discovery.Snapshot, error) {
 		now := time.Now()
 		r := &source{s: s, service: service, path: s.full(path)}
-		v, t := newView(discovery.DecodeNerve), task{list: true}
+		v, t := newView(new(discovery.NerveDecoder).Decode), task{list: true}
 		err := r.round(ctx, e, v, &t, nil)
 		return v.snapshot(service, now), err
 	})
