@@ -136,8 +136,18 @@ func TestAuditCount(t *testing.T) {
 		}
 		return m
 	}
-	a := audit{names: set("joined", "left", "told"), nodes: set("changed", "told too")}
-	require.Equal(t, 3, a.count(false, set("told", "told too", "another")))
-	require.Equal(t, 1, a.count(true, set("told", "told too")))
-	require.Zero(t, (&audit{names: set(), nodes: set()}).count(false, nil))
+	found := func() *audit {
+		a := newAudit()
+		a.names, a.nodes = set("joined", "left", "told"), set("changed", "told too")
+		return a
+	}
+	a := found()
+	a.hear(false, set("told"))
+	a.hear(false, set("told too", "another"))
+	require.Equal(t, 3, a.count())
+	a = found()
+	a.hear(true, set("told too"))
+	a.hear(false, nil)
+	require.Equal(t, 1, a.count(), "the set of children was told of")
+	require.Zero(t, newAudit().count())
 }

@@ -84,16 +84,29 @@ func (t *task) add(name string) {
 type audit struct {
 	names map[string]struct{} // children found created or deleted
 	nodes map[string]struct{} // children found changed
+
+	list bool                // told of: the set of children
+	told map[string]struct{} // told of: these children
 }
 
-// count returns how many of them have not been told of by the end of the reading. A server tells of a change before it
-// answers with it, so that an event that is still to come is about a later change.
-func (a *audit) count(list bool, told map[string]struct{}) int {
+func newAudit() *audit {
+	return &audit{names: map[string]struct{}{}, nodes: map[string]struct{}{}, told: map[string]struct{}{}}
+}
+
+// hear takes in what watches have told since the reading was planned.
+func (a *audit) hear(list bool, nodes map[string]struct{}) {
+	a.list = a.list || list
+	maps.Copy(a.told, nodes)
+}
+
+// count returns how much of what was found nobody has told of by the end of the reading. A server tells of a change
+// before it answers with it, so that an event that is still to come is about a later change.
+func (a *audit) count() int {
 	missed := maps.Clone(a.nodes)
-	if !list {
+	if !a.list {
 		maps.Copy(missed, a.names)
 	}
-	maps.DeleteFunc(missed, func(name string, _ struct{}) bool { _, ok := told[name]; return ok })
+	maps.DeleteFunc(missed, func(name string, _ struct{}) bool { _, ok := a.told[name]; return ok })
 	return len(missed)
 }
 
@@ -200,6 +213,9 @@ func (r *source) gather(v *view, t *task, due *agenda, list bool, nodes map[stri
 	if r.o.Poll > 0 {
 		return
 	}
+	if t.audit != nil {
+		t.audit.hear(list, nodes)
+	}
 	changes := len(nodes)
 	if list {
 		t.list = true
@@ -234,7 +250,7 @@ func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 		t.list, t.all = true, t.all || !r.o.Immutable
 		due.audit = now.Add(jitter(r.s.o.AntiEntropy))
 		if !waiting {
-			t.audit = &audit{names: map[string]struct{}{}, nodes: map[string]struct{}{}}
+			t.audit = newAudit()
 		}
 	}
 }
@@ -263,7 +279,8 @@ func (r *source) round(ctx context.Context, e *epoch, v *view, t *task, box *inb
 	if err == nil {
 		v.complete = true
 		if t.audit != nil {
-			r.s.differences.Add(uint64(t.audit.count(box.peek())))
+			t.audit.hear(box.peek())
+			r.s.differences.Add(uint64(t.audit.count()))
 		}
 	}
 	t.audit = nil

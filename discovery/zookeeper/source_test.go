@@ -359,61 +359,85 @@ func id(t testing.TB, s *zookeeper.Session) int64 {
 	return int64(n)
 }
 
-// TestSourceChaos: while writers create, set, delete and replace nodes, the wire is cut and stalled again and again.
-// Each time the writers stop, the view equals the registry, and no anti-entropy reading ever finds a difference.
+// chaos is how long TestSourceChaos goes on.
+const chaos = 30 * time.Second
+
+// TestSourceChaos: while writers create, set, delete and replace nodes, the wire is cut and stalled at any moment. Each
+// time the writers stop, the view equals the registry, and no anti-entropy reading ever finds a difference.
 func TestSourceChaos(t *testing.T) {
 	both(t, func(t *testing.T, with zookeeper.Options) {
+		t.Parallel()
 		zks := server(t)
 		w := writer(t, zks.Addr())
 		create(t, w, "/web/base", payload(1<<20), 0)
 		wire := zktest.NewProxy(t, zks.Addr())
-		s := open(t, zookeeper.Options{Classic: with.Classic, Hosts: []string{wire.Addr()}, AntiEntropy: 300 * time.Millisecond})
+		s := open(t, zookeeper.Options{Classic: with.Classic, Hosts: []string{wire.Addr()}, AntiEntropy: 500 * time.Millisecond})
 		o := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{}))
 		o.untilCount(t, 1)
 
-		const rounds, writers, writes = 5, 4, 250
-		for round := range rounds {
+		const writers, names = 4, 2000
+		random := rand.New(rand.NewPCG(1, 2))
+		began, checkpoints, writes := time.Now(), 0, 0
+		for ; time.Since(began) < chaos; checkpoints++ {
+			enough, stop := context.WithCancel(context.Background())
+			counts := make([]int, writers)
 			var all sync.WaitGroup
 			for i := range writers {
-				rnd := rand.New(rand.NewPCG(uint64(round), uint64(i)))
 				all.Go(func() {
-					for n := range writes {
-						number := rnd.IntN(300)
-						path := "/web/i-" + strconv.Itoa(number)
-						data := []byte(payload(number<<10 | rnd.IntN(1000)))
-						switch rnd.IntN(4) {
-						case 0, 1:
-							_, _ = w.Create(path, data, 0, world)
-						case 2:
-							_, _ = w.Set(path, data, -1)
-						case 3:
-							if rnd.IntN(2) == 0 {
-								_ = w.Delete(path, -1)
-							} else {
-								_, _ = w.Multi(&zk.DeleteRequest{Path: path, Version: -1}, &zk.CreateRequest{Path: path, Data: data, Acl: world})
-							}
-						}
-						if i == 0 && n%60 == 30 {
-							wire.Break()
-						}
+					for rnd := rand.New(rand.NewPCG(uint64(checkpoints), uint64(i))); enough.Err() == nil; counts[i]++ {
+						disturb(w, rnd, names)
 					}
 				})
 			}
+			for range 3 {
+				time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond) // chance, not waiting for anything
+				switch random.IntN(4) {
+				case 0:
+					wire.Stall()
+					time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+					wire.Resume()
+				default:
+					wire.Break()
+				}
+			}
+			stop()
 			all.Wait()
-			if round%2 == 1 {
+			for _, n := range counts {
+				writes += n
+			}
+			if checkpoints%2 == 1 {
 				wire.Cut()
 				disconnected(t, s)
 				_ = w.Delete("/web/i-7", -1)
 				wire.Resume()
 			}
 			want := registry(t, w, "/web")
-			o.until(t, fmt.Sprintf("round %d: the view equals the registry", round), func(s discovery.Snapshot) bool {
+			o.until(t, fmt.Sprintf("checkpoint %d: the view equals the registry", checkpoints), func(s discovery.Snapshot) bool {
 				return slices.Equal(endpoints(s), want)
 			})
 		}
-		require.Greater(t, s.Stats().Reconnects, uint64(rounds))
-		require.Zero(t, s.Stats().Differences)
+		stats := s.Stats()
+		t.Logf("%d checkpoints, %d writes, %d reconnects, %d events, %d requests", checkpoints, writes, stats.Reconnects, stats.Events, stats.Reads)
+		require.Greater(t, stats.Reconnects, uint64(checkpoints))
+		require.Zero(t, stats.Differences)
 	})
+}
+
+// disturb makes one random change under /web.
+func disturb(w *zk.Conn, rnd *rand.Rand, names int) {
+	number := rnd.IntN(names)
+	path := "/web/i-" + strconv.Itoa(number)
+	data := []byte(payload(number<<10 | rnd.IntN(1000)))
+	switch rnd.IntN(4) {
+	case 0:
+		_, _ = w.Create(path, data, 0, world)
+	case 1:
+		_, _ = w.Set(path, data, -1)
+	case 2:
+		_ = w.Delete(path, -1)
+	case 3:
+		_, _ = w.Multi(&zk.DeleteRequest{Path: path, Version: -1}, &zk.CreateRequest{Path: path, Data: data, Acl: world})
+	}
 }
 
 // registry reads the endpoints under a path through a client of its own.
