@@ -377,6 +377,9 @@ func (r *source) readNodes(ctx context.Context, e *epoch, v *view, t *task, watc
 			}
 			return
 		case gone(err):
+			if t.audit != nil && v.nodes[name] != nil {
+				t.audit.names[name] = struct{}{}
+			}
 			v.remove(name)
 		case forbidden(err):
 			v.unreadable(name)
@@ -386,10 +389,10 @@ func (r *source) readNodes(ctx context.Context, e *epoch, v *view, t *task, watc
 			failed = wrap("get", path.Join(r.path, name), err)
 			return
 		case !v.nodes[name].same(now):
-			v.put(v.decoded(name, now))
-			if t.audit != nil {
+			if t.audit != nil && v.nodes[name] != nil { // one that is new was found by the listing
 				t.audit.nodes[name] = struct{}{}
 			}
+			v.put(v.decoded(name, now))
 		}
 		delete(t.nodes, name)
 	})
