@@ -187,10 +187,11 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 	case "base":
 		return discovery.Static(s.Name, nil), nil
 	case "zookeeper", "zookeeper_poll":
-		o := zookeeper.SourceOptions{Decode: discovery.DecodeNerve, Immutable: s.Discovery.ImmutableNodes, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
+		o := zookeeper.SourceOptions{Decode: discovery.DecodeNerve, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}
+		o.Immutable = s.Discovery.ImmutableNodes
 		return a.sessions.Get(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
 	}
 	return nil, fmt.Errorf("service %s: discovery method %q is not available", s.Name, s.Discovery.Method)
