@@ -192,7 +192,7 @@ func (v *view) settle() {
 			accepted = append(accepted, n)
 		}
 	}
-	v.accepted = merge(v.accepted, accepted, func(a, b *node) int { return discovery.Compare(a.instance, b.instance) })
+	v.accepted = merge(v.accepted, accepted, func(a, b *node) int { return a.instance.Compare(&b.instance) })
 	v.rejected = merge(v.rejected, rejected, func(a, b *node) int { return strings.Compare(a.name, b.name) })
 	v.fresh, v.stale = nil, false
 }
