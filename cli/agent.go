@@ -88,9 +88,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	}
 	defer pages()
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
-	err = p.run(ctx)
-	log.Info("agent stopped; HAProxy keeps running with what it has")
-	return err
+	return p.run(ctx)
 }
 
 // process is an agent and perhaps a registrar in one process.
@@ -149,6 +147,7 @@ func (p *process) run(ctx context.Context) error {
 		notify(p.log, daemon.SdNotifyStopping)
 	})
 	err := p.agent.Run(serving)
+	p.log.Info("agent stopped; HAProxy keeps running with what it has")
 	stop()
 	running.Wait()
 	return errors.Join(registering, err)
