@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -22,7 +23,8 @@ type node struct {
 	czxid, mzxid int64 // of the reading; both 0 when the name alone was decoded
 	instance     discovery.Instance
 	rejection    *discovery.Rejection // nil: instance is valid
-	dropped      bool                 // no longer in the view; set once, before the next merge
+	settled      bool                 // it is in the sorted lists
+	dropped      bool                 // it left before it was
 	listed       uint64               // the last listing that had it
 }
 
@@ -32,10 +34,12 @@ type view struct {
 	nodes    map[string]*node
 	listings uint64
 
-	// Both sorted, brought up to date by settle.
-	accepted, rejected []*node
-	fresh              []*node // not yet in them
-	stale              bool    // some in them are dropped
+	// What the latest snapshot holds, sorted. Snapshots share these with each other, so that they are never changed, only
+	// replaced by settle.
+	instances []discovery.Instance
+	rejected  []discovery.Rejection
+
+	fresh, left []*node // not yet in them, and still in them
 
 	missing  bool
 	changed  bool // since the last snapshot
@@ -54,7 +58,7 @@ type stamp struct{ czxid, pzxid int64 }
 func stampOf(st zk.Stat) stamp { return stamp{st.Czxid, st.Pzxid} }
 
 func newView(decode Decode) *view {
-	return &view{decode: decode, nodes: map[string]*node{}, changed: true}
+	return &view{decode: decode, nodes: map[string]*node{}, instances: []discovery.Instance{}, rejected: []discovery.Rejection{}, changed: true}
 }
 
 // list takes in the children's names and returns those that have to be read for the first time, and those that are
@@ -170,20 +174,37 @@ func (v *view) put(n *node) {
 
 // remove takes a child out; it need not be there.
 func (v *view) remove(name string) {
-	if n := v.nodes[name]; n != nil {
+	n := v.nodes[name]
+	if n == nil {
+		return
+	}
+	delete(v.nodes, name)
+	v.changed = true
+	if n.settled {
+		v.left = append(v.left, n)
+	} else {
 		n.dropped = true
-		delete(v.nodes, name)
-		v.stale, v.changed = true, true
 	}
 }
 
 // settle brings the sorted lists up to date.
 func (v *view) settle() {
-	if len(v.fresh) == 0 && !v.stale {
-		return
-	}
-	var accepted, rejected []*node
+	accepted, rejected := part(v.fresh)
+	acceptedLeft, rejectedLeft := part(v.left)
+	v.instances = edited(v.instances, acceptedLeft, accepted,
+		func(n *node) *discovery.Instance { return &n.instance }, (*discovery.Instance).Compare)
+	v.rejected = edited(v.rejected, rejectedLeft, rejected,
+		func(n *node) *discovery.Rejection { return n.rejection },
+		func(a, b *discovery.Rejection) int { return strings.Compare(a.Node, b.Node) })
 	for _, n := range v.fresh {
+		n.settled = true
+	}
+	v.fresh, v.left = nil, nil
+}
+
+// part tells valid registrations from rejected ones. What has been dropped is neither.
+func part(nodes []*node) (accepted, rejected []*node) {
+	for _, n := range nodes {
 		switch {
 		case n.dropped:
 		case n.rejection != nil:
@@ -192,39 +213,41 @@ func (v *view) settle() {
 			accepted = append(accepted, n)
 		}
 	}
-	v.accepted = merge(v.accepted, accepted, func(a, b *node) int { return a.instance.Compare(&b.instance) })
-	v.rejected = merge(v.rejected, rejected, func(a, b *node) int { return strings.Compare(a.name, b.name) })
-	v.fresh, v.stale = nil, false
+	return accepted, rejected
 }
 
-// merge takes what is dropped out of the sorted old and puts fresh in. It works in place.
-func merge(old, fresh []*node, compare func(a, b *node) int) []*node {
-	out := slices.DeleteFunc(old, func(n *node) bool { return n.dropped })
-	const few = 32 // each costs a search and a move; beyond, sorting all is cheaper
-	if len(fresh) > few {
-		out = append(out, fresh...)
-		slices.SortFunc(out, compare)
-		return out
+// edited returns a sorted list without what has left, which it holds, and with what is fresh. What lies between is
+// copied in one piece: one change in ten thousand costs no more than that.
+func edited[T any](old []T, left, fresh []*node, value func(*node) *T, compare func(a, b *T) int) []T {
+	if len(left)+len(fresh) == 0 {
+		return old
 	}
-	for _, n := range fresh {
-		i, _ := slices.BinarySearchFunc(out, n, compare)
-		out = slices.Insert(out, i, n)
+	order := func(a, b *node) int { return compare(value(a), value(b)) }
+	slices.SortFunc(left, order)
+	slices.SortFunc(fresh, order)
+	out := make([]T, 0, len(old)+len(fresh)-len(left))
+	for len(left)+len(fresh) > 0 {
+		leaves := len(fresh) == 0 || len(left) > 0 && order(left[0], fresh[0]) <= 0
+		next := &fresh
+		if leaves {
+			next = &left
+		}
+		edit := value((*next)[0])
+		*next = (*next)[1:]
+		at := sort.Search(len(old), func(i int) bool { return compare(&old[i], edit) >= 0 })
+		out, old = append(out, old[:at]...), old[at:]
+		if leaves {
+			old = old[1:]
+		} else {
+			out = append(out, *edit)
+		}
 	}
-	return out
+	return append(out, old...)
 }
 
 // snapshot returns the view as it is; until it changes there is no news any more. The caller numbers it.
 func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	v.settle()
 	v.changed = false
-	snap := discovery.Snapshot{Service: service, Missing: v.missing, At: at}
-	snap.Instances = make([]discovery.Instance, len(v.accepted))
-	for i, n := range v.accepted {
-		snap.Instances[i] = n.instance
-	}
-	snap.Rejected = make([]discovery.Rejection, len(v.rejected))
-	for i, n := range v.rejected {
-		snap.Rejected[i] = *n.rejection
-	}
-	return snap
+	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected}
 }
