@@ -250,6 +250,7 @@ func TestProxyDelay(t *testing.T) {
 	}
 	p.Delay(time.Hour)
 	c.send(t, opGetData, getBody("/none"))
+	require.Eventually(t, func() bool { return p.Requests(opGetData) == 101 }, 30*time.Second, time.Millisecond)
 	p.Break()
 	_, err = c.read()
 	require.Error(t, err, "a broken wire waits for nothing")
