@@ -44,8 +44,8 @@ func StartEnsemble(dir string, n int, o Options) (*Ensemble, error) {
 			return nil, fmt.Errorf("start ensemble: %w", err)
 		}
 	}
-	// A port may be taken between its choice and its use. A member then ends, or never leads; it does not say so. Other
-	// ports are chosen. The last wait is the longest, for machines that are merely slow.
+	// A port may be taken between its choice and its use. A member then ends, or can never lead. Other ports are chosen.
+	// The last wait is the longest, for machines that are merely slow.
 	var err error
 	for _, limit := range []time.Duration{20 * time.Second, 30 * time.Second, time.Minute} {
 		var e *Ensemble
@@ -55,6 +55,7 @@ func StartEnsemble(dir string, n int, o Options) (*Ensemble, error) {
 		if err = e.start(limit); err == nil {
 			return e, nil
 		}
+		err = fmt.Errorf("%w\n%s", err, e.tails())
 		_ = e.Kill()
 		_ = e.Wipe()
 		if errors.Is(err, ErrMissing) {
@@ -207,6 +208,15 @@ func (e *Ensemble) describe(awake []bool, roles []string) string {
 		fmt.Fprintf(&b, "member %d (%s) is %s; ", s.member.id, s.addr, state)
 	}
 	return strings.TrimSuffix(b.String(), "; ")
+}
+
+// tails are the ends of what the members printed.
+func (e *Ensemble) tails() string {
+	var b strings.Builder
+	for _, s := range e.members {
+		fmt.Fprintf(&b, "member %d:\n%s\n", s.member.id, s.tail())
+	}
+	return b.String()
 }
 
 // Start runs all members that are stopped, and blocks until there is a quorum of all.

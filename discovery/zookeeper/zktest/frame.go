@@ -31,7 +31,6 @@ type framer struct {
 	head      []byte // the beginning of a frame, not judged yet
 	left      uint32 // the bytes of the judged frame that are still to come
 	dropping  bool   // ... and are not passed on
-	broken    bool   // these were no frames; all is passed
 }
 
 // boundary tells whether all that has been passed ends with a frame.
@@ -45,9 +44,6 @@ func (f *framer) feed(out, in []byte) (passed []byte, end int, refused bool) {
 		end = len(out)
 	}
 	for len(in) > 0 {
-		if f.broken {
-			return append(out, in...), end, false
-		}
 		if f.left > 0 {
 			n := min(int(f.left), len(in))
 			if !f.dropping {
@@ -81,7 +77,8 @@ func (f *framer) missing() int {
 	return f.wanted() - len(f.head)
 }
 
-// wanted is the size of the head that can be judged: less of a short frame, and the length alone of the first.
+// wanted is the size of the head that can be judged: less of a short frame, and the length alone of the first and of
+// one that no ZooKeeper sends.
 func (f *framer) wanted() int {
 	length := int32(binary.BigEndian.Uint32(f.head))
 	if !f.connected || length < 0 {
@@ -94,12 +91,8 @@ func (f *framer) wanted() int {
 func (f *framer) open(out []byte) ([]byte, verdict) {
 	head, length := f.head, binary.BigEndian.Uint32(f.head)
 	f.head = f.head[:0]
-	if int32(length) < 0 {
-		f.broken = true
-		return append(out, head...), pass
-	}
 	v := pass
-	if f.connected && len(head) == f.headSize {
+	if len(head) == f.headSize { // it is not for the first frame
 		v = f.judge(head)
 	}
 	f.connected = true

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -117,11 +119,12 @@ func (s *Server) listenOn(addr, secureAddr string) {
 	}
 }
 
-// freeAddresses finds n different loopback addresses where nobody listens.
+// freeAddresses finds n different loopback addresses where nobody listens. They are not of those that the kernel gives
+// to whoever asks for any port: one of these might be taken before the server is there, or while it is stopped.
 func freeAddresses(n int) ([]string, error) {
 	addresses := make([]string, n)
 	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := listenAnywhere()
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
@@ -129,6 +132,18 @@ func freeAddresses(n int) ([]string, error) {
 		addresses[i] = l.Addr().String()
 	}
 	return addresses, nil
+}
+
+// listenAnywhere tries ports below Linux's net.ipv4.ip_local_port_range.
+func listenAnywhere() (l net.Listener, err error) {
+	const lowest, end = 10_000, 32_768
+	for range 100 {
+		port := lowest + rand.IntN(end-lowest)
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return l, nil
+		}
+	}
+	return nil, err
 }
 
 // Addr is the server's host:port. It stays the same over restarts.
