@@ -43,6 +43,9 @@ type Agent struct {
 	ready   chan struct{} // closed once
 	once    sync.Once
 
+	converged chan struct{} // closed once
+	heardOnce sync.Once
+
 	mu       sync.Mutex // guards sessions
 	sessions map[string]*zookeeper.Session
 
@@ -52,7 +55,7 @@ type Agent struct {
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
 	return &Agent{
-		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(),
+		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
 		reloads: make(chan *config.Agent), ready: make(chan struct{}), sessions: map[string]*zookeeper.Session{},
 	}
 }
@@ -148,8 +151,14 @@ func probes(cfg *config.Agent) haproxy.State {
 	return out
 }
 
-// Ready returns a channel that is closed once everything has been heard of and applied for the first time.
+// Ready returns a channel that is closed once everything that is known is applied for the first time: every service
+// has been heard of, or its last known set was found on disk. An agent that serves is ready, however old its sets are:
+// a registry that is away must not keep a host from its work. Status tells how old they are.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Converged returns a channel that is closed once every service has been heard of from the registry, and all of it is
+// applied.
+func (a *Agent) Converged() <-chan struct{} { return a.converged }
 
 // ensemble names the ensemble a service looks at.
 func ensemble(z config.ZooKeeper) string { return strings.Join(z.Hosts, ",") + z.Chroot }
