@@ -211,7 +211,7 @@ func (g *generation) bases() []basis {
 		v := &g.views[i]
 		out[i] = basis{snapshot: v.basis, ours: v.known && !v.fromDisk()}
 		if v.held != "" && !sameList(v.basis, v.snapshot) {
-			out[i].heldFrom = v.since
+			out[i].listed = v.listed
 		}
 	}
 	return out

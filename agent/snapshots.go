@@ -44,7 +44,7 @@ type snapshots struct {
 type basis struct {
 	snapshot discovery.Snapshot
 	ours     bool      // there is something to keep that did not come from the disk
-	heldFrom time.Time // since when the registry says something else; zero: it does not
+	listed   time.Time // until when the registry listed it; zero: it still does
 }
 
 // snapshotStatus is the snapshots' part of a Status.
@@ -169,8 +169,8 @@ func (k *snapshots) save(ctx context.Context) int {
 		}
 		tried++
 		asOf := time.Now()
-		if !b.heldFrom.IsZero() {
-			asOf = b.heldFrom
+		if !b.listed.IsZero() {
+			asOf = b.listed
 		}
 		b.snapshot.Service = k.services[i].Name
 		if err := k.store.Save(b.snapshot, origin(k.services[i]), asOf); err != nil {
@@ -205,7 +205,7 @@ func (k *snapshots) confirm() {
 	for i, b := range k.bases() {
 		s := k.services[i]
 		at, ok := heard[s.Name]
-		if !ok || !b.ours || !kept(s) || !b.heldFrom.IsZero() || !k.has(i, b) {
+		if !ok || !b.ours || !kept(s) || !b.listed.IsZero() || !k.has(i, b) {
 			continue
 		}
 		if err := k.store.Confirm(s.Name, origin(s), at); errors.Is(err, fs.ErrNotExist) {

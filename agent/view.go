@@ -26,8 +26,9 @@ type view struct {
 	// the registry is known to have listed it.
 	stored time.Time
 
-	held  string    // why the active set is not what the registry says; empty: it is
-	since time.Time // when held began
+	held   string    // why the active set is not what the registry says; empty: it is
+	since  time.Time // when held began
+	listed time.Time // while held: until when the registry listed what is in force
 }
 
 // Reasons for a hold, as they are shown.
@@ -74,6 +75,10 @@ func (v view) fromDisk() bool { return !v.stored.IsZero() }
 // that leave nothing do not empty a backend.
 func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	s := v.service
+	listed := now
+	if v.fromDisk() {
+		listed = v.stored
+	}
 	v.seen, v.snapshot, v.stored = true, snap, time.Time{}
 	defaults := defaultInstances(s)
 
@@ -109,6 +114,9 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	default:
 		v.known, v.active, v.basis = true, nil, snap
 		held = ""
+	}
+	if v.held == "" {
+		v.listed = listed
 	}
 	if held != v.held {
 		v.held, v.since = held, now
