@@ -69,6 +69,11 @@ func TestRebootWithoutZooKeeper(t *testing.T) {
 	out, code = w.run("agent", "-c", w.agentFile, "--once", "--timeout", "30s")
 	require.Equal(t, 0, code, out)
 	require.NoError(t, w.inRotation([]string{"c", "d"}))
+	require.NoError(t, w.zk.Stop())
+	out, code = w.run("agent", "-c", w.agentFile, "--once", "--timeout", "2s")
+	require.Equal(t, 1, code, out)
+	require.Contains(t, out, "nothing heard from the registry yet; served from disk")
+	require.NoError(t, w.inRotation([]string{"c", "d"}))
 }
 
 // endHAProxy stops HAProxy and removes all it has on disk, as a boot with an empty /run does.

@@ -123,9 +123,11 @@ func TestServesFromDisk(t *testing.T) {
 	require.Empty(t, n.agent.Status().Stale)
 	require.Nil(t, n.service("svc").FromDisk)
 	require.Zero(t, n.reloads())
+	n.hear("c@127.0.0.1:83") // too soon for another write
+	n.has("svc", "a:maint b:maint c")
 	n.stop()
 	kept, _ := n.keptOf("svc")
-	require.Equal(t, "b@127.0.0.1:82 c@127.0.0.1:83", kept, "the end leaves what was last in force")
+	require.Equal(t, "c@127.0.0.1:83", kept, "the end leaves what was last in force")
 }
 
 // TestDiskTakesNothingAway: what was kept may be a little older than what HAProxy has, when the last process died. Only
@@ -150,6 +152,24 @@ func TestDiskTakesNothingAway(t *testing.T) {
 	}
 	n.hear("b@127.0.0.1:82,7", "d@127.0.0.1:84")
 	n.has("svc", "a:maint b*7 c:maint d")
+}
+
+// TestHeardAsOnDisk: a registry that says just what was on disk has HAProxy brought in line with it all the same.
+func TestHeardAsOnDisk(t *testing.T) {
+	n := newNode(t, keeping)
+	n.start(0)
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82", "c@127.0.0.1:83")
+	n.has("svc", "a b c")
+	n.hear("b@127.0.0.1:82", "c@127.0.0.1:83")
+	n.has("svc", "a:maint b c")
+	n.stop()
+	n.keep("svc", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	from := n.tap.count()
+	n.start(0)
+	n.untilClosed("applied", n.agent.Ready())
+	require.Empty(t, n.tap.since(from))
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.has("svc", "a b c:maint")
 }
 
 // TestFirstSnapshotEmpty: the holding rules hold for a set from disk as for any other.

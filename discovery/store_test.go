@@ -160,12 +160,15 @@ func TestStoreWritesOnlyWhatChanged(t *testing.T) {
 	require.True(t, asOf().Equal(first.Add(2*time.Minute)))
 	require.ErrorIs(t, s.Confirm("another", storeOrigin, first), fs.ErrNotExist)
 
-	again.Instances = snap.Instances[1:]
-	require.NoError(t, s.Save(again, storeOrigin, first))
-	require.NotEqual(t, before, inode())
-	got, _, err := s.Load(snap.Service, storeOrigin)
-	require.NoError(t, err)
-	require.True(t, again.Equal(got))
+	for _, list := range [][]discovery.Instance{snap.Instances[1:], slices.Clone(snap.Instances[1:])} {
+		again.Instances = list
+		again.Instances[0].Name += "x"
+		require.NoError(t, s.Save(again, storeOrigin, first))
+		require.NotEqual(t, before, inode())
+		got, _, err := s.Load(snap.Service, storeOrigin)
+		require.NoError(t, err)
+		require.True(t, again.Equal(got))
+	}
 }
 
 // TestStoreNoticesDamage: a file of which any byte differs, or any number of bytes is missing, is no set.
