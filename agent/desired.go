@@ -53,11 +53,13 @@ type refused struct {
 // for that one. It is correct because server is pure in the instance, once its address needs no lookup.
 type memo struct {
 	active  []discovery.Instance
-	servers []haproxy.Server // of active, one each; without ids; a server without a name could not be made
+	at      []int32          // of active, one each: its place in servers; -1 where there is none, or it is not to be kept
+	asked   []int            // of servers, one each: the id that the registration asks for
+	servers []haproxy.Server // with the ids that they were given
 }
 
-// find returns the server that in became the last time. Both lists are mostly in the same order, so that the search
-// begins where the last one ended.
+// find returns the server that in became the last time, without its id. Both lists are mostly in the same order, so
+// that the search begins where the last one ended.
 func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
 	if m == nil {
 		return haproxy.Server{}, false
@@ -65,7 +67,13 @@ func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
 	for i := *at; i < len(m.active) && i < *at+reach; i++ {
 		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
 			*at = i + 1
-			return m.servers[i], m.servers[i].Name != ""
+			place := m.at[i]
+			if place < 0 {
+				return haproxy.Server{}, false
+			}
+			s := m.servers[place]
+			s.ID = m.asked[place]
+			return s, true
 		}
 	}
 	return haproxy.Server{}, false
@@ -74,7 +82,7 @@ func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
 // Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
 func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) ([]haproxy.Server, []refused) {
-	made := make([]haproxy.Server, len(active)) // the next memo
+	next := memo{active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active))}
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
@@ -86,9 +94,7 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 		if !known {
 			s, why = b.server(*in, lookup)
 		}
-		if _, isIP := in.Endpoint.IP(); isIP && why == "" {
-			made[i] = s
-		}
+		next.at[i] = -1
 		switch {
 		case why != "":
 			_, isIP := in.Endpoint.IP()
@@ -97,13 +103,17 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 			bad = append(bad, refused{Instance: *in, Reason: "another registration has the same server name " + s.Name})
 		default:
 			names[s.Name] = true
+			if _, isIP := in.Endpoint.IP(); isIP {
+				next.at[i] = int32(len(out))
+			}
 			out = append(out, s)
+			next.asked = append(next.asked, s.ID)
 		}
 	}
-	if m != nil {
-		m.active, m.servers = active, made
-	}
 	haproxy.AssignIDs(out)
+	if next.servers = out; m != nil {
+		*m = next
+	}
 	return out, bad
 }
 

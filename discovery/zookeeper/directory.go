@@ -224,7 +224,7 @@ func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		now, err := p.e.link.get(full, true)
+		now, err := p.s.get(ctx, p.e, full, true)
 		if gone(err) {
 			return false, nil
 		}
@@ -258,7 +258,7 @@ func (p *publication) ours(stat zk.Stat) bool {
 
 // own returns the full paths of the nodes that carry our name and belong to us, oldest first.
 func (p *publication) own(ctx context.Context) ([]string, error) {
-	ls, err := p.e.link.children(p.dir, false)
+	ls, err := p.s.children(ctx, p.e, p.dir, false)
 	if gone(err) {
 		return nil, nil
 	}
@@ -275,7 +275,7 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		full := path.Join(p.dir, name)
-		now, err := p.e.link.get(full, false)
+		now, err := p.s.get(ctx, p.e, full, false)
 		if gone(err) {
 			continue
 		}
@@ -376,7 +376,7 @@ func (p *publication) fixed(ctx context.Context) (string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		now, err := p.e.link.get(full, true)
+		now, err := p.s.get(ctx, p.e, full, true)
 		switch {
 		case gone(err):
 			made, err := p.create(ctx)
@@ -484,7 +484,7 @@ func (p *publication) remove(ctx context.Context, full string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		now, err := p.e.link.get(full, false)
+		now, err := p.s.get(ctx, p.e, full, false)
 		if gone(err) {
 			return nil
 		}
