@@ -55,6 +55,9 @@ type Agent struct {
 	ready   chan struct{} // closed once
 	once    sync.Once
 
+	converged chan struct{} // closed once
+	heardOnce sync.Once
+
 	sessions *Sessions
 
 	current atomic.Pointer[generation]
@@ -67,7 +70,7 @@ func New(o Options) *Agent {
 		sessions = NewSessions(o.Log)
 	}
 	return &Agent{
-		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(),
+		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
 		reloads: make(chan *config.Agent), ready: make(chan struct{}), sessions: sessions,
 	}
 }
@@ -163,8 +166,14 @@ func probes(cfg *config.Agent) haproxy.State {
 	return out
 }
 
-// Ready returns a channel that is closed once everything has been heard of and applied for the first time.
+// Ready returns a channel that is closed once everything that is known is applied for the first time: every service
+// has been heard of, or its last known set was found on disk. An agent that serves is ready, however old its sets are:
+// a registry that is away must not keep a host from its work. Status tells how old they are.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Converged returns a channel that is closed once every service has been heard of from the registry, and all of it is
+// applied.
+func (a *Agent) Converged() <-chan struct{} { return a.converged }
 
 // closeSessions closes the sessions that keep has no use for. At the end, when keep is nil, those of the process are
 // left to it.

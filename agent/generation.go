@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -32,8 +33,11 @@ type generation struct {
 	haproxys []*reconciler
 	process  *haproxy.Process // nil: somebody else runs HAProxy
 	wakes    []chan struct{}  // one per consumer of wanted
+	kept     *snapshots
 	ready    atomic.Bool
 	onReady  func()
+	inForce  chan struct{} // closed when it is ready
+	onHeard  func()        // called when everything has been heard of and applied
 
 	wanted atomic.Pointer[wanted]
 
@@ -42,7 +46,11 @@ type generation struct {
 }
 
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
-	g := &generation{config: c, number: number, log: a.log, onReady: func() { a.once.Do(func() { close(a.ready) }) }}
+	g := &generation{
+		config: c, number: number, log: a.log, inForce: make(chan struct{}),
+		onReady: func() { a.once.Do(func() { close(a.ready) }) },
+		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
+	}
 	text, err := os.ReadFile(c.HAProxy.ConfigFilePath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) && c.HAProxy.ConfigFilePath != "" {
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")
@@ -54,18 +62,21 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.Warn(w)
 	}
 
-	now := time.Now()
+	// What is known is there before the first source is: a source begins to ask the registry when it is made.
+	now, store := time.Now(), storeOf(c)
+	for _, s := range c.Services {
+		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
+			g.views = append(g.views, old.carry(s, now))
+		} else {
+			g.views = append(g.views, a.recall(store, s, now))
+		}
+	}
 	for _, s := range c.Services {
 		src, err := a.source(s)
 		if err != nil {
 			return nil, err
 		}
-		v := newView(s)
-		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
-			v = old.carry(s, now)
-		}
 		g.sources = append(g.sources, src)
-		g.views = append(g.views, v)
 	}
 	g.wanted.Store(g.composer.all(g.views, nil))
 
@@ -75,6 +86,10 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		return w
 	}
 	g.file = newFilekeeper(c, g.wanted.Load, wake(), text, a.o)
+	g.kept = &snapshots{
+		store: store, services: c.Services, bases: g.bases, heard: func() map[string]time.Time { return a.Status().heard(time.Now()) },
+		wake: wake(), inForce: g.inForce, log: a.log, saved: make([]*discovery.Snapshot, len(c.Services)),
+	}
 	if c.HAProxy.Run {
 		g.process = g.file.process
 	}
@@ -108,6 +123,7 @@ func (g *generation) run(ctx context.Context) {
 	g.file.first(ctx)
 
 	var all sync.WaitGroup
+	defer g.kept.end()
 	defer all.Wait()
 	snapshots := make(chan discovery.Snapshot)
 	for i, src := range g.sources {
@@ -116,6 +132,7 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.resolver.run(ctx) })
 	all.Go(func() { g.collect(ctx, snapshots) })
 	all.Go(func() { g.file.run(ctx) })
+	all.Go(func() { g.kept.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
 	}
@@ -162,9 +179,14 @@ func (g *generation) take(snap discovery.Snapshot) {
 	}
 	old := g.views[i]
 	v := old.next(snap, time.Now())
+	// wanted is published first, so that readiness never sees what was heard without what follows from it.
+	before := g.wanted.Load()
+	after := g.composer.replace(i, v, before)
+	g.wanted.Store(after)
 	g.mu.Lock()
 	g.views[i] = v
 	g.mu.Unlock()
+	g.wakeAll()
 
 	log := g.log.WithField("service", v.service.Name)
 	switch {
@@ -176,11 +198,23 @@ func (g *generation) take(snap discovery.Snapshot) {
 		log.WithField("instances", len(v.active)).Info("the registry lists instances again")
 	}
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
-	before := g.wanted.Load()
-	after := g.composer.replace(i, v, before)
 	name := g.composer.backends[i].name
 	logRejections(log, unusable(before.backends[name].refused), unusable(after.backends[name].refused))
-	g.publish(after)
+}
+
+// bases are what is to be kept of each service.
+func (g *generation) bases() []basis {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]basis, len(g.views))
+	for i := range g.views {
+		v := &g.views[i]
+		out[i] = basis{snapshot: v.basis, ours: v.known && !v.fromDisk()}
+		if v.held != "" && !sameList(v.basis, v.snapshot) {
+			out[i].listed = v.listed
+		}
+	}
+	return out
 }
 
 // unusable are the registrations that decode but cannot become a server.
@@ -217,7 +251,7 @@ func (g *generation) wakeAll() {
 	}
 }
 
-// awaitReady tells when everything that can be known has been heard and applied.
+// awaitReady tells when everything that can be known is applied, and when all of it has been heard from the registry.
 func (g *generation) awaitReady(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -226,21 +260,30 @@ func (g *generation) awaitReady(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if len(g.waiting()) == 0 && g.file.inStep() {
+			if len(g.waiting()) > 0 || !g.file.inStep() {
+				continue
+			}
+			if !g.ready.Load() {
 				g.ready.Store(true)
+				close(g.inForce)
 				g.onReady()
+			}
+			// Asked behind the others: what is heard in between is waited for.
+			if len(g.stale(time.Now())) == 0 && len(g.waiting()) == 0 && g.file.inStep() {
+				g.onHeard()
 				return
 			}
 		}
 	}
 }
 
-// waiting says what is missing for readiness: every service heard of once, every HAProxy brought to what is wanted.
+// waiting says what is missing for readiness: every service heard of once or known from the disk, every HAProxy brought
+// to what is wanted.
 func (g *generation) waiting() []string {
 	var out []string
 	g.mu.Lock()
 	for _, v := range g.views {
-		if !v.seen {
+		if !v.seen && !v.fromDisk() {
 			out = append(out, "service "+v.service.Name+": nothing heard from the registry yet")
 		}
 	}
@@ -251,7 +294,7 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not asked yet")
 		case !st.Connected:
 			out = append(out, "HAProxy at "+r.socket+": "+st.Error)
-		case !st.Applied:
+		case !st.Applied || st.reached != g.wanted.Load():
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}
 	}
@@ -259,6 +302,20 @@ func (g *generation) waiting() []string {
 		out = append(out, "file "+s.Path+": "+s.Error)
 	} else if s.Pending != "" {
 		out = append(out, "reload: "+s.Pending)
+	}
+	return out
+}
+
+// stale says which services are served from the disk, because the registry has not been heard of.
+func (g *generation) stale(now time.Time) []string {
+	var out []string
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range g.views {
+		if v := &g.views[i]; v.fromDisk() {
+			out = append(out, fmt.Sprintf("service %s: nothing heard from the registry yet; served from disk, as it was %s ago",
+				v.service.Name, since(now, v.stored).Round(time.Second)))
+		}
 	}
 	return out
 }
@@ -306,6 +363,8 @@ func (g *generation) fill(st *Status) {
 		}
 	}
 	st.File = g.file.status()
+	st.Snapshots = g.kept.status()
 	st.Waiting = g.waiting()
+	st.Stale = g.stale(time.Now())
 	st.Ready = g.ready.Load()
 }

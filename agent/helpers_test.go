@@ -72,9 +72,11 @@ type node struct {
 	feeds   map[string]feed
 	log     *logtest.Hook
 	logger  *logrus.Logger
-	agent   *Agent
-	gen     *generation
-	stop    func() // ends the generation
+
+	registry *prometheus.Registry // of the last start's metrics
+	agent    *Agent
+	gen      *generation
+	stop     func() // ends the generation
 }
 
 // serviceNamed finds its instances in a registry that the test plays.
@@ -153,8 +155,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 		grace = time.Hour
 	}
 	n.config = c
+	n.registry = prometheus.NewRegistry()
 	n.agent = New(Options{
-		Config: c, Version: "test", Log: n.logger, Metrics: NewMetrics(prometheus.NewRegistry()), DeleteAfter: grace,
+		Config: c, Version: "test", Log: n.logger, Metrics: NewMetrics(n.registry), DeleteAfter: grace,
 	})
 	g, err := n.agent.newGeneration(c, 1, inherited)
 	require.NoError(n.t, err)

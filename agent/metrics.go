@@ -73,7 +73,7 @@ var (
 	descSessions  = prometheus.NewDesc("myelin_zookeeper_sessions_total", "Sessions opened, sessions that had expired when they were to be taken up, and clients thrown away because they made no progress.", []string{"ensemble", "result"}, nil)
 	descDiffs     = prometheus.NewDesc("myelin_zookeeper_antientropy_differences_total", "Changes that no watch had told of. Must stay 0.", []string{"ensemble"}, nil)
 	descInstances = prometheus.NewDesc("myelin_discovery_instances", "Instances by what became of them.", []string{"service", "state"}, nil)
-	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "How long the registry has not been heard of; 0 while it is watched.", []string{"service"}, nil)
+	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "How long the registry has not been heard of, over restarts where the set is one from disk; 0 while it is watched.", []string{"service"}, nil)
 	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
@@ -122,7 +122,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
 		gauge(descHeld, bit(s.Held != ""), s.Service)
 		if s.Ensemble != "" {
-			gauge(descAge, silent[s.Ensemble], s.Service)
+			age := silent[s.Ensemble]
+			if s.FromDisk != nil {
+				age = since(time.Now(), *s.FromDisk).Seconds()
+			}
+			gauge(descAge, age, s.Service)
 		}
 		reasons := map[string]int{}
 		for _, r := range s.Rejected {

@@ -84,6 +84,8 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 // listen hears each service's source once.
 func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, error) {
 	views := make([]view, len(c.Services))
+	var notes []string // of what matters only where the registry does not answer
+	store := storeOf(c)
 	snapshots := make(chan discovery.Snapshot)
 	hearing, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -94,7 +96,9 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 		if err != nil {
 			return nil, nil, err
 		}
-		views[i] = newView(s)
+		if views[i], err = recall(store, s, time.Now()); err != nil {
+			notes = append(notes, "service "+s.Name+": "+err.Error())
+		}
 		running.Go(func() { src.Run(hearing, snapshots) })
 	}
 	missing := len(views)
@@ -107,9 +111,13 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 			}
 			views[i] = views[i].next(snap, time.Now())
 		case <-ctx.Done():
-			var notes []string
+			now := time.Now()
 			for _, v := range views {
-				if !v.seen {
+				switch {
+				case v.fromDisk():
+					notes = append(notes, fmt.Sprintf("service %s: the registry did not answer; the set kept on disk is used, as it was %s ago",
+						v.service.Name, since(now, v.stored).Round(time.Second)))
+				case !v.seen:
 					notes = append(notes, "service "+v.service.Name+": the registry did not answer; the servers of the present file are used")
 				}
 			}
@@ -152,6 +160,7 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		t.Error = err.Error()
 		return
 	}
+	r.inherit(w, actual)
 	t.Plan = r.plan(actual, w, w.names())
 }
 

@@ -60,6 +60,7 @@ type reconciler struct {
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
 	fresh    map[string]bool             // backends that were read in this round
 	unread   map[string]bool             // backends that were changed since they were read
+	earlier  map[haproxy.Key]bool        // servers that the process had when it was met, in backends whose set is from disk
 	readAt   time.Time                   // when they are to be read; zero: none is
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
@@ -90,6 +91,8 @@ type haproxyStatus struct {
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
 	Backends  map[string]counts `json:"backends"`
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
+
+	reached *wanted // what the last round looked at: Applied says nothing of a younger one
 }
 
 type counts struct {
@@ -185,19 +188,24 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	w := r.wanted()
 	due := r.due(w, full)
 	if len(due) == 0 && !full {
+		r.setStatus(func(s *haproxyStatus) { s.reached = w })
 		return nil
 	}
 	c, err := r.warm(ctx)
 	if err != nil {
 		return err
 	}
-	if r.met(ctx, c, w) {
+	met := r.met(ctx, c, w)
+	if met {
 		due = w.names()
 		full = true
 	}
 
 	if err := r.read(ctx, c, due, full); err != nil {
 		return err
+	}
+	if met {
+		r.inherit(w, r.actual)
 	}
 	plan := r.plan(r.actual, w, due)
 	results := c.Apply(ctx, plan)
@@ -208,6 +216,7 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		s.Failed = failed
 		s.Unfit = maps.Clone(r.unfit)
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
+		s.reached = w
 		for _, name := range due {
 			if servers, ok := r.actual[name]; ok {
 				s.Backends[name] = countServers(servers)
@@ -377,6 +386,10 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		if !exists {
 			continue
 		}
+		if w.backends[name].stale {
+			found[name], desired[name] = r.additions(name, there, servers)
+			continue
+		}
 		if before, confirmed := r.settled[name]; confirmed && !r.fresh[name] {
 			found[name], desired[name] = narrow(there, servers, before)
 		} else {
@@ -422,6 +435,31 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		plan = deletes[:min(len(deletes), deletesARound)]
 	}
 	return plan
+}
+
+// inherit notes what a process that was just met has of the backends whose sets are from disk.
+func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
+	r.earlier = map[haproxy.Key]bool{}
+	for name, servers := range actual {
+		if !w.backends[name].stale {
+			continue
+		}
+		for _, s := range servers {
+			base, _ := haproxy.Generation(s.Name)
+			r.earlier[haproxy.Key{Backend: name, Server: base}] = true
+		}
+	}
+}
+
+// additions narrows a backend whose set is from disk to the servers that its HAProxy did not have when it was met.
+// Those that it had are as the agent before left them, perhaps a little after it saved the set: one in maintenance has
+// left, one that is not in the set has joined. Only the registry can tell, so they stay as they are.
+func (r *reconciler) additions(backend string, found, wanted []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
+	earlier := func(s haproxy.Server) bool {
+		base, _ := haproxy.Generation(s.Name)
+		return r.earlier[haproxy.Key{Backend: backend, Server: base}]
+	}
+	return slices.DeleteFunc(slices.Clone(found), earlier), slices.DeleteFunc(slices.Clone(wanted), earlier)
 }
 
 // unasked are the backends that no reload was asked for since they changed, and notes that one is asked for now: a
@@ -586,10 +624,10 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		delete(r.asked, name)
 		r.done[name] = b.rev
-		if b.known {
+		if b.known && !b.stale {
 			r.settled[name] = r.quarantine.without(name, b.servers)
 		} else {
-			delete(r.settled, name) // nothing was compared
+			delete(r.settled, name) // what HAProxy has was not compared
 		}
 	}
 	return failed

@@ -19,6 +19,8 @@ type Status struct {
 	Generation int               `json:"generation"` // 1, and one more with each accepted re-read of the files
 	Ready      bool              `json:"ready"`
 	Waiting    []string          `json:"waiting,omitempty"` // why it is not ready
+	Stale      []string          `json:"stale,omitempty"`   // what is served from disk, because the registry has not been heard of
+	Snapshots  snapshotStatus    `json:"snapshots,omitzero"`
 	Services   []ServiceStatus   `json:"services"`
 	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
 	HAProxy    []haproxyStatus   `json:"haproxy"`
@@ -39,7 +41,8 @@ type ServiceStatus struct {
 	Known    bool       `json:"known"`   // false: nothing has been heard yet, HAProxy keeps what it has
 	Held     string     `json:"held,omitempty"`
 	HeldFrom *time.Time `json:"held_since,omitempty"`
-	Changed  time.Time  `json:"changed"` // when the latest different set was read
+	FromDisk *time.Time `json:"from_disk,omitempty"` // nothing heard yet: the set was kept on disk, and was right until then
+	Changed  time.Time  `json:"changed"`             // when the latest different set was read
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
@@ -75,6 +78,10 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		since := v.since
 		s.HeldFrom = &since
 	}
+	if v.fromDisk() {
+		stored := v.stored
+		s.FromDisk = &stored
+	}
 	for _, r := range v.snapshot.Rejected {
 		s.Rejected = append(s.Rejected, rejected(r))
 	}
@@ -85,6 +92,25 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}
 	return s
+}
+
+// heard is when the registry of each service was last heard of: now while it is watched. Services without one are left
+// out.
+func (st Status) heard(now time.Time) map[string]time.Time {
+	ensembles := make(map[string]time.Time, len(st.ZooKeeper))
+	for _, z := range st.ZooKeeper {
+		ensembles[z.Ensemble] = z.Since
+		if z.Connected {
+			ensembles[z.Ensemble] = now
+		}
+	}
+	out := make(map[string]time.Time, len(st.Services))
+	for _, s := range st.Services {
+		if at, ok := ensembles[s.Ensemble]; ok {
+			out[s.Service] = at
+		}
+	}
+	return out
 }
 
 func rejected(r discovery.Rejection) Rejected {

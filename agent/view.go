@@ -20,9 +20,15 @@ type view struct {
 	// has is left as it is: unknown is not empty.
 	known  bool
 	active []discovery.Instance
+	basis  discovery.Snapshot // what active was made of: not snapshot while that is held against
 
-	held  string    // why the active set is not what the registry says; empty: it is
-	since time.Time // when held began
+	// stored is set while the view is one that was kept on disk and no snapshot has arrived yet: the time until which
+	// the registry is known to have listed it.
+	stored time.Time
+
+	held   string    // why the active set is not what the registry says; empty: it is
+	since  time.Time // when held began
+	listed time.Time // while held: until when the registry listed what is in force
 }
 
 // Reasons for a hold, as they are shown.
@@ -39,6 +45,9 @@ func newView(s config.Service) view {
 
 // carry gives a service's new definition the knowledge of its old one, where both look for the same instances.
 func (v view) carry(s config.Service, now time.Time) view {
+	if v.fromDisk() {
+		return newView(s).restore(v.basis, v.stored, now)
+	}
 	if !v.seen {
 		return newView(s)
 	}
@@ -47,12 +56,30 @@ func (v view) carry(s config.Service, now time.Time) view {
 	return v.next(old.snapshot, now)
 }
 
+// restore is the view of a service before anything has been heard of it, when basis was what its active set was made
+// of until asOf. A basis that makes no set under the present definition changes nothing.
+func (v view) restore(basis discovery.Snapshot, asOf, now time.Time) view {
+	r := v.next(basis, now)
+	if !r.known {
+		return v
+	}
+	r.seen, r.stored = false, asOf
+	return r
+}
+
+// fromDisk tells whether the active set is one that was kept on disk, and the registry has not been heard of yet.
+func (v view) fromDisk() bool { return !v.stored.IsZero() }
+
 // next decides what a snapshot means for the service. The order is Synapse's (filters, leader, defaults, port
 // override, duplicates, fallback) with one difference: the fallback is judged after the filters, so that filters
 // that leave nothing do not empty a backend.
 func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	s := v.service
-	v.seen, v.snapshot = true, snap
+	listed := now
+	if v.fromDisk() {
+		listed = v.stored
+	}
+	v.seen, v.snapshot, v.stored = true, snap, time.Time{}
 	defaults := defaultInstances(s)
 
 	found := filter(snap.Instances, s.Discovery.LabelFilters)
@@ -79,14 +106,17 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 
 	switch {
 	case len(candidates) > 0 && held == "":
-		v.known, v.active = true, candidates
+		v.known, v.active, v.basis = true, candidates, snap
 	case len(defaults) > 0:
-		v.known, v.active = true, discovery.Dedup(override(defaults, s.BackendPortOverride))
+		v.known, v.active, v.basis = true, discovery.Dedup(override(defaults, s.BackendPortOverride)), snap
 	case held != "" && s.UsePreviousBackends:
 		// The last good set stays; when this process knows none, what HAProxy and its file hold stays.
 	default:
-		v.known, v.active = true, nil
+		v.known, v.active, v.basis = true, nil, snap
 		held = ""
+	}
+	if v.held == "" {
+		v.listed = listed
 	}
 	if held != v.held {
 		v.held, v.since = held, now

@@ -147,6 +147,16 @@ func TestActiveSet(t *testing.T) {
 				require.Equal(t, h.active, endpoints(v.active), "after %q", h.words)
 				require.Equal(t, !h.unknown, v.known, "after %q", h.words)
 				require.Equal(t, h.held, v.held, "after %q", h.words)
+
+				// A start from what is kept serves the same.
+				again := newView(tc.service)
+				if v.known {
+					again = again.restore(v.basis, time.Unix(9, 0), time.Unix(10, 0))
+				}
+				require.Equal(t, v.known, again.fromDisk(), "after %q", h.words)
+				require.Equal(t, v.known, again.known, "after %q", h.words)
+				require.Equal(t, h.active, endpoints(again.active), "after %q", h.words)
+				require.False(t, again.seen)
 			}
 		})
 	}
@@ -167,4 +177,37 @@ func TestCarry(t *testing.T) {
 	require.Equal(t, "a@10.0.0.1:80", endpoints(carried.active), "the last good set stays as it was")
 
 	require.False(t, newView(s).carry(s, time.Unix(3, 0)).known, "nothing heard, nothing known")
+}
+
+// TestRestore: a set from disk is treated by the same rules as one that was heard, and gives way to what is heard.
+func TestRestore(t *testing.T) {
+	s := config.Service{Name: "s", UsePreviousBackends: true, Discovery: config.Discovery{Method: "zookeeper"}}
+	stored := discovery.Snapshot{Instances: instances(t, "a@10.0.0.1:80,az=a", "b@10.0.0.2:80,az=b")}
+	asOf := time.Unix(1, 0)
+
+	v := newView(s).restore(stored, asOf, time.Unix(2, 0))
+	require.Equal(t, asOf, v.stored)
+	empty := v.next(discovery.Snapshot{Missing: true}, time.Unix(3, 0))
+	require.Equal(t, heldMissing, empty.held, "an empty first snapshot takes nothing away")
+	require.Equal(t, "a@10.0.0.1:80 b@10.0.0.2:80", endpoints(empty.active))
+	require.False(t, empty.fromDisk(), "the registry has been heard of")
+	heard := empty.next(discovery.Snapshot{Instances: instances(t, "c@10.0.0.3:80")}, time.Unix(4, 0))
+	require.Equal(t, "c@10.0.0.3:80", endpoints(heard.active))
+
+	believing := s
+	believing.UsePreviousBackends = false
+	gone := newView(believing).restore(stored, asOf, time.Unix(2, 0)).next(discovery.Snapshot{}, time.Unix(3, 0))
+	require.Empty(t, gone.active)
+	require.True(t, gone.known)
+
+	filtered := s
+	filtered.Discovery.LabelFilters = []config.LabelFilter{{Label: "az", Value: "b", Condition: "equals"}}
+	require.Equal(t, "b@10.0.0.2:80", endpoints(newView(filtered).restore(stored, asOf, time.Unix(2, 0)).active), "under the present definition")
+	carried := v.carry(filtered, time.Unix(3, 0))
+	require.Equal(t, "b@10.0.0.2:80", endpoints(carried.active), "and under the next one")
+	require.True(t, carried.fromDisk())
+	require.Equal(t, asOf, carried.stored)
+
+	filtered.Discovery.LabelFilters[0].Value = "c"
+	require.Equal(t, newView(filtered), newView(filtered).restore(stored, asOf, time.Unix(2, 0)), "a set that leaves nothing says nothing")
 }

@@ -23,6 +23,7 @@ type wantedBackend struct {
 	backend
 	service string
 	known   bool             // servers hold; until then HAProxy's own are left alone
+	stale   bool             // servers are of a set from disk: what HAProxy lacks of them is added, and nothing else changed
 	servers []haproxy.Server // shared, never changed
 	refused []refused
 	own     map[string]bool // servers with options of their own registration
@@ -99,7 +100,9 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	case v.known:
 		b.servers, b.refused = b.backend.servers(v.active, k.lookup, k.memos[i])
 		b.own = ownOptions(v.active)
-		b.at = v.snapshot.At
+		if b.stale = v.fromDisk(); !b.stale {
+			b.at = v.snapshot.At
+		}
 	case len(k.onDisk[b.name]) > 0:
 		b.servers = k.onDisk[b.name]
 	default:
@@ -146,7 +149,7 @@ func ownOptions(active []discovery.Instance) map[string]bool {
 
 // same tells whether nothing changed that HAProxy would notice.
 func (b wantedBackend) same(old wantedBackend) bool {
-	return b.known == old.known && slices.Equal(b.lines, old.lines) &&
+	return b.known == old.known && b.stale == old.stale && slices.Equal(b.lines, old.lines) &&
 		slices.EqualFunc(b.servers, old.servers, sameServer)
 }
 

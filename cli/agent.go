@@ -195,9 +195,10 @@ func (a *app) agentOnce(ctx context.Context, ag *agent.Agent) error {
 	go func() { ended <- ag.Run(ctx) }()
 	var err error
 	select {
-	case <-ag.Ready():
+	case <-ag.Converged():
 	case <-ctx.Done():
-		err = fmt.Errorf("converge once: not done within %s: %s", a.timeout, strings.Join(ag.Status().Waiting, "; "))
+		st := ag.Status()
+		err = fmt.Errorf("converge once: not done within %s: %s", a.timeout, strings.Join(append(st.Waiting, st.Stale...), "; "))
 	}
 	cancel()
 	return errors.Join(err, <-ended)

@@ -108,6 +108,9 @@ func (a *app) printStatus(st agent.Status) {
 	if st.File.Error != "" {
 		fmt.Fprintf(a.out, "file %s: NOT WRITTEN: %s\n", st.File.Path, st.File.Error)
 	}
+	if st.Snapshots.Error != "" {
+		fmt.Fprintf(a.out, "snapshots %s: NOT KEPT: %s\n", st.Snapshots.Path, st.Snapshots.Error)
+	}
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
 	}
@@ -124,6 +127,8 @@ func (a *app) printStatus(st agent.Status) {
 			changed = age(now, s.Changed) + " ago"
 		}
 		switch {
+		case s.FromDisk != nil:
+			note = fmt.Sprintf("from disk, as it was %s ago; nothing heard yet", age(now, *s.FromDisk))
 		case s.Held != "" && !s.Known:
 			note = "no instance is known; HAProxy keeps what it has: " + s.Held
 		case s.Held != "" && s.HeldFrom != nil:
