@@ -112,10 +112,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 }
 
 // sameDiscovery tells whether two definitions of a service find the same registrations.
-func sameDiscovery(a, b config.Service) bool {
-	return a.Discovery.Method == b.Discovery.Method && a.Discovery.Path == b.Discovery.Path &&
-		Ensemble(a.Discovery.ZooKeeper) == Ensemble(b.Discovery.ZooKeeper)
-}
+func sameDiscovery(a, b config.Service) bool { return origin(a) == origin(b) }
 
 // run blocks until ctx is done and everything it started has ended.
 func (g *generation) run(ctx context.Context) {
