@@ -34,7 +34,7 @@ type agenda struct {
 // resync plans what a reconnect asks for, of a view with n children.
 func (a *agenda) resync(n int, now time.Time) {
 	a.look = now.Add(spread(n, lookPerNode, lookMost))
-	a.all = now.Add(spread(n, readPerNode, readMost))
+	a.all = later(now.Add(spread(n, readPerNode, readMost)), a.look) // which may show that it need not be
 }
 
 // spread is a random time below n times each, and below most.

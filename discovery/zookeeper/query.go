@@ -50,7 +50,8 @@ func (s *Session) Read(ctx context.Context, path string) ([]Node, error) {
 	return nodes, nil
 }
 
-// again runs f with a connection, once more with the next one whenever it is lost, until ctx ends.
+// again runs f with a connection, once more with the next one whenever it is lost, until ctx ends. It also does when f
+// has found out that the servers do not know MultiRead: the next time it reads without.
 func again[T any](ctx context.Context, s *Session, f func(*epoch) (T, error)) (T, error) {
 	for {
 		e, err := s.await(ctx)
@@ -58,8 +59,10 @@ func again[T any](ctx context.Context, s *Session, f func(*epoch) (T, error)) (T
 			var none T
 			return none, err
 		}
+		modern := s.modern()
 		v, err := f(e)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, errLost) {
+		learned := modern && !s.modern() && errors.Is(err, errUnimplemented)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, errLost) && !learned {
 			return v, err
 		}
 	}

@@ -123,25 +123,26 @@ func (s *Session) arm(ctx context.Context, e *epoch, path string) error {
 	_, err = c.wait(ctx)
 	switch {
 	case err == nil:
-		s.answered(true)
+		s.answered(e, true)
 	case errors.Is(err, errUnimplemented):
 		s.outdated(err.Error())
 	case errors.Is(err, errLost) && ctx.Err() == nil:
-		s.answered(false)
+		s.answered(e, false)
 	}
 	return wrap("watch", path, err)
 }
 
-// answered counts connections that ended while addWatch had no answer. A proxy or a server that ends them instead of
-// answering must not keep us from ever reading; one that has answered once is never thought to be of that kind.
-func (s *Session) answered(yes bool) {
+// answered counts connections that ended while addWatch had no answer, each once. A proxy or a server that ends them
+// instead of answering must not keep us from ever reading; one that has answered once is never thought to be of that
+// kind.
+func (s *Session) answered(e *epoch, yes bool) {
 	const tolerated = 8
 	s.mu.Lock()
 	switch {
 	case yes:
 		s.unarmed = -1
-	case s.unarmed >= 0 && s.up == nil: // once for each connection, as good as can be told
-		s.unarmed++
+	case s.unarmed >= 0 && s.ended != e.gen:
+		s.unarmed, s.ended = s.unarmed+1, e.gen
 	}
 	give := s.unarmed >= tolerated
 	s.mu.Unlock()

@@ -118,6 +118,7 @@ type Session struct {
 	refused  bool          // and why servers refuse
 	reminder time.Duration // after the loss, when it is said again
 	unarmed  int           // connections in a row that ended without an answer to addWatch
+	ended    uint64        // generation of the latest of them
 	routes   map[string]map[*inbox]struct{}
 	guards   map[string]struct{}
 	subs     map[chan struct{}]struct{}

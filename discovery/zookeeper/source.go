@@ -157,7 +157,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 					r.o.Log.WithFields(logrus.Fields{"path": r.path, "count": failures}).Info("service can be read again")
 				}
 				failures = 0
-				if t.same && r.o.Immutable {
+				if r.suffices(v, &t) {
 					due.all = time.Time{}
 				}
 				t.same, due.round = false, began.Add(r.gap(v, due.rate.now(now)))
@@ -236,7 +236,7 @@ func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 	if reached(&due.look, now) {
 		// A session that lives on proves that it is still the same store, and a stamp is only worth something there.
 		same := r.s.modern() && v.session == e.session
-		t.look, t.list = same, t.list || !same
+		t.look, t.list, v.owed = same, t.list || !same, v.owed || !same
 	}
 	if reached(&due.all, now) {
 		t.all = true
@@ -309,9 +309,9 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 			s.unchanged.Add(1)
 			t.same, v.gen = true, e.gen
 		} else {
-			t.list = true
+			t.list, v.owed = true, true
 		}
-		t.look = false
+		t.look, t.all = false, t.all && !r.suffices(v, t)
 	}
 	classic := watch && !s.modern()
 	if t.list {
@@ -329,10 +329,13 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 	}
 	if t.all {
 		v.readable(t.add)
-		t.all = false
+		t.all, v.owed = false, false // what of it is not read stays in t.nodes
 	}
 	return r.readNodes(ctx, e, v, t, watch, classic)
 }
+
+// suffices reports whether the directory being as it was left says that the data of its children is, too.
+func (r *source) suffices(v *view, t *task) bool { return t.same && r.o.Immutable && !v.owed }
 
 // listed takes in the names of the children.
 func (r *source) listed(v *view, t *task, ls listing) {

@@ -49,6 +49,10 @@ type view struct {
 	stamp   stamp
 	session int64
 	gen     uint64
+
+	// owed tells that the directory was found changed after a reconnect, and that its known children have not been read
+	// since: each may be another node under the same name.
+	owed bool
 }
 
 // stamp changes with every child that is created or deleted, and when the directory itself is. Data that is set in a
