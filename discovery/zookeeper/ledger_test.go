@@ -220,19 +220,41 @@ func TestTwins(t *testing.T) {
 		})
 	}
 
+	t.Run("that cannot be deleted now", func(t *testing.T) {
+		r := discovery.Registration{Path: "/undeletable", Prefix: "web-1_", Data: []byte(mine), Sequential: true, Ephemeral: true}
+		first := start(t, filepath.Join(t.TempDir(), "session"))
+		node, err := first.Publish(t.Context(), r, "")
+		require.NoError(t, err)
+		first.Leave()
+		second := start(t, first.o.SessionFile)
+		reg := second.registration(regKey{r.Path, r.Prefix})
+		reg.left = []leftover{{path: "no path"}}
+		_, err = second.Publish(t.Context(), r, "")
+		require.Error(t, err)
+		reg.left = nil
+		again, err := second.Publish(t.Context(), r, "")
+		require.NoError(t, err)
+		require.Equal(t, node, again, "what was found before is not forgotten")
+	})
+
 	t.Run("of this process", func(t *testing.T) {
 		s := start(t, "")
 		for i, c := range []struct {
 			before string
+			owner  int64
 			left   []string
-		}{{mine, []string{mine}}, {other, []string{mine, other}}} {
+		}{
+			{mine, w.SessionID(), []string{mine}},
+			{other, w.SessionID(), []string{mine, other}},
+			{mine, w.SessionID() + 1, []string{mine, mine}}, // somebody else's
+		} {
 			r := discovery.Registration{Path: fmt.Sprintf("/expired-%d", i), Prefix: "web-1_", Data: []byte(mine), Sequential: true, Ephemeral: true}
 			_, err := w.Create(r.Path, nil, 0, zk.WorldACL(zk.PermAll))
 			require.NoError(t, err)
 			old, err := w.Create(r.Path+"/web-1_", []byte(c.before), zk.FlagEphemeral|zk.FlagSequence, zk.WorldACL(zk.PermAll))
 			require.NoError(t, err)
 			reg := s.registration(regKey{r.Path, r.Prefix})
-			reg.node, reg.session = old, w.SessionID() // as if w's session had been ours
+			reg.node, reg.session = old, c.owner // as if that session had been ours
 			_, err = s.Publish(t.Context(), r, old)
 			require.NoError(t, err)
 			require.ElementsMatch(t, c.left, nodes(r.Path))
