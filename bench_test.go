@@ -33,6 +33,15 @@ func BenchmarkEndToEnd(b *testing.B) {
 	b.Run("cold-start/1000", func(b *testing.B) {
 		compare(b, 3, func(r *rig) map[string]float64 { return r.coldStart(1000) })
 	})
+	b.Run("cold-start/10000", func(b *testing.B) {
+		for range b.N {
+			r := newRig(b, "myelin")
+			figures := r.coldStart(10_000)
+			r.end()
+			b.ReportMetric(figures["cold-start-ms"], "cold-start-ms")
+			b.ReportMetric(figures["rss-mib"], "rss-MiB") // the aim is 30
+		}
+	})
 	b.Run("burst/500", func(b *testing.B) {
 		compare(b, 3, func(r *rig) map[string]float64 { return r.burst(500) })
 	})

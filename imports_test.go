@@ -33,7 +33,7 @@ var ours = []struct {
 	{"haproxy", nil, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
 	{"registrar", []string{"discovery"}, "publishes registrations; the directory is handed in"},
-	{"agent", []string{"config", "discovery", "discovery/zookeeper", "haproxy"}, "the composition of the node's side"},
+	{"agent", []string{"config", "discovery", "discovery/zookeeper", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
 	{"demo", []string{"cli/clitest", "discovery/zookeeper/zktest", "haproxy", "config", "discovery", "discovery/zookeeper"}, "plays real processes and compares ZooKeeper's list with HAProxy's table"},
 }
 

@@ -392,6 +392,7 @@ func (w *world) startInstance(name, zk string) *instance {
 	w.t.Cleanup(in.Service.Kill)
 	w.write(in.file, fmt.Sprintf(`
 instance_id = %q
+state_dir = %q
 
 [zookeeper]
 hosts = [%q]
@@ -404,7 +405,7 @@ zk_path = "/services/user-api"
 check_interval = "100ms"
 weight = 10
 checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 2, fall = 2 }]
-`, name, zk, in.Port))
+`, name, w.dir, zk, in.Port))
 	w.startRegistrar(in)
 	return in
 }

@@ -17,19 +17,17 @@ import (
 
 // Collector exports what the agent knows at the moment it is asked.
 func (a *Agent) Collector() prometheus.Collector {
-	return collector{status: a.Status, stats: a.stats}
+	return collector{status: a.Status, stats: a.sessions.stats}
 }
 
 // Handler answers the agent's HTTP: read-only, for loopback.
 func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
-		if g := a.current.Load(); g != nil {
-			if stuck := g.stuck(time.Now()); len(stuck) > 0 {
-				http.Error(w, "no progress: "+strings.Join(stuck, ", "), http.StatusServiceUnavailable)
-				return
-			}
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
+		if stuck := a.stuck(r.Context(), time.Now()); len(stuck) > 0 {
+			http.Error(w, "no progress: "+strings.Join(stuck, ", "), http.StatusServiceUnavailable)
+			return
 		}
 		fmt.Fprintln(w, "ok")
 	})
@@ -61,6 +59,25 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		statusPage.Execute(w, a.Status())
 	})
 	return mux
+}
+
+// registrarPatience is how long the registrar's loops have to tell that they run; they answer at once when they do.
+const registrarPatience = 3 * time.Second
+
+// stuck names the loops of the process that have made no progress for longer than their longest wait.
+func (a *Agent) stuck(ctx context.Context, now time.Time) []string {
+	var out []string
+	if g := a.current.Load(); g != nil {
+		out = g.stuck(now)
+	}
+	if a.o.Registrar != nil {
+		ctx, cancel := context.WithTimeout(ctx, registrarPatience)
+		defer cancel()
+		if err := a.o.Registrar.Live(ctx); err != nil {
+			out = append(out, err.Error())
+		}
+	}
+	return out
 }
 
 func answer(w http.ResponseWriter, code int, v any) {
@@ -129,8 +146,12 @@ th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
 <table><tr><th>service<th>path<th class="n">listed<th class="n">active<th class="n">ready<th class="n">rejected<th>last change<th>note</tr>
 {{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}</tr>
 {{range .Rejected}}<tr><td><td colspan="7" class="note">left out: <code>{{.Node}}</code>: {{.Reason}}: {{.Detail}}</tr>{{end}}{{end}}</table>
+{{with .Registrations}}<h2>Registered by this process</h2>
+<table><tr><th>service<th>path<th>state<th>registered<th>node<th>note</tr>
+{{range .}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td>{{.State}}, {{ago .Since}}<td>{{if .Registered}}<span class="ok">yes</span>{{else}}no{{end}}<td><code>{{.Node}}</code><td>{{if .Leaving}}leaving {{end}}{{.Problem}}{{range .Checks}}{{if .Error}} {{.Check}}: {{.Error}}{{end}}{{end}}</tr>
+{{end}}</table>{{end}}
 <h2>ZooKeeper</h2>
-<table>{{range .ZooKeeper}}<tr><td>{{.Ensemble}}<td>{{if .Connected}}<span class="ok">connected</span> to {{.Server}}, session {{.Session}}, timeout {{.Timeout}}{{else}}<span class="bad">not connected</span> since {{ago .Since}}: {{.Error}}{{end}}</tr>{{end}}</table>
+<table>{{range .ZooKeeper}}<tr><td>{{.Ensemble}}<td>{{if .Connected}}<span class="ok">connected</span> to {{.Server}}, session {{.Session}}, timeout {{.Timeout}}{{if .Classic}}, one watch per node{{end}}{{else}}<span class="bad">not connected</span> since {{ago .Since}}: {{.Error}}{{end}}</tr>{{end}}</table>
 <h2>HAProxy</h2>
 <table>{{range .HAProxy}}<tr><td>{{.Socket}}<td>{{if .Connected}}<span class="ok">answers</span>, version {{.Version}}, pid {{.Pid}}, {{.Rounds}} rounds{{else}}<span class="bad">no answer</span> since {{ago .Since}}: {{.Error}}{{end}}
 {{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}</tr>{{end}}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/registrar"
 )
 
 // Options are the world of an Agent.
@@ -29,9 +29,21 @@ type Options struct {
 	Log     logrus.FieldLogger
 	Metrics *Metrics
 
+	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
+	Sessions *Sessions
+
+	// Registrar is the process's other role, to be shown in the status. nil: it has none.
+	Registrar Registrar
+
 	// DeleteAfter is how long a server that left stays in HAProxy, in maintenance, before it is deleted. 0: a minute,
 	// and ten before HAProxy 3.0.
 	DeleteAfter time.Duration
+}
+
+// Registrar is what the status shows of a registrar in the same process.
+type Registrar interface {
+	Status() []registrar.ServiceStatus
+	Live(ctx context.Context) error // nil while all its loops make progress
 }
 
 // Agent runs a node's side. Make one with New and call Run once.
@@ -43,17 +55,20 @@ type Agent struct {
 	ready   chan struct{} // closed once
 	once    sync.Once
 
-	mu       sync.Mutex // guards sessions
-	sessions map[string]*zookeeper.Session
+	sessions *Sessions
 
 	current atomic.Pointer[generation]
 }
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
+	sessions := o.Sessions
+	if sessions == nil {
+		sessions = NewSessions(o.Log)
+	}
 	return &Agent{
 		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(),
-		reloads: make(chan *config.Agent), ready: make(chan struct{}), sessions: map[string]*zookeeper.Session{},
+		reloads: make(chan *config.Agent), ready: make(chan struct{}), sessions: sessions,
 	}
 }
 
@@ -151,45 +166,19 @@ func probes(cfg *config.Agent) haproxy.State {
 // Ready returns a channel that is closed once everything has been heard of and applied for the first time.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
-// ensemble names the ensemble a service looks at.
-func ensemble(z config.ZooKeeper) string { return strings.Join(z.Hosts, ",") + z.Chroot }
-
-// session returns the one session with an ensemble. Sessions outlive a re-read of the files.
-func (a *Agent) session(z config.ZooKeeper) *zookeeper.Session {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	name := ensemble(z)
-	s := a.sessions[name]
-	if s == nil {
-		s = zookeeper.New(zookeeper.Options{
-			Hosts: z.Hosts, Chroot: z.Chroot, SessionTimeout: z.SessionTimeout,
-			Log: a.o.Log.WithFields(logrus.Fields{"component": "zookeeper", "ensemble": name}),
-		})
-		a.sessions[name] = s
-	}
-	return s
-}
-
-// closeSessions closes the sessions that keep has no use for.
+// closeSessions closes the sessions that keep has no use for. At the end, when keep is nil, those of the process are
+// left to it.
 func (a *Agent) closeSessions(keep *config.Agent) {
-	used := map[string]bool{}
+	if keep == nil && a.o.Sessions != nil {
+		return
+	}
+	var used []config.ZooKeeper
 	if keep != nil {
 		for _, s := range keep.Services {
-			used[ensemble(s.Discovery.ZooKeeper)] = true
+			used = append(used, s.Discovery.ZooKeeper)
 		}
 	}
-	a.mu.Lock()
-	var unused []*zookeeper.Session
-	for name, s := range a.sessions {
-		if !used[name] {
-			unused = append(unused, s)
-			delete(a.sessions, name)
-		}
-	}
-	a.mu.Unlock()
-	for _, s := range unused {
-		s.Close()
-	}
+	a.sessions.Release(used)
 }
 
 // source makes a service's source.
@@ -198,37 +187,29 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 	case "base":
 		return discovery.Static(s.Name, nil), nil
 	case "zookeeper", "zookeeper_poll":
-		o := zookeeper.SourceOptions{Decode: discovery.DecodeNerve, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
+		o := zookeeper.SourceOptions{Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "service": s.Name})}
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}
-		return a.session(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
+		o.Immutable = s.Discovery.ImmutableNodes
+		return a.sessions.Get(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
 	}
 	return nil, fmt.Errorf("service %s: discovery method %q is not available", s.Name, s.Discovery.Method)
 }
 
 // Status is what the agent knows now.
 func (a *Agent) Status() Status {
-	st := Status{Version: a.o.Version, Started: a.started, Services: []ServiceStatus{}, ZooKeeper: []ZooKeeperStatus{}}
-	a.mu.Lock()
-	for name, s := range a.sessions {
-		st.ZooKeeper = append(st.ZooKeeper, zookeeperStatus(name, s.Status()))
-	}
-	a.mu.Unlock()
-	slices.SortFunc(st.ZooKeeper, func(x, y ZooKeeperStatus) int { return strings.Compare(x.Ensemble, y.Ensemble) })
+	st := Status{Version: a.o.Version, Started: a.started, Services: []ServiceStatus{}, ZooKeeper: a.sessions.statuses()}
 	if g := a.current.Load(); g != nil {
 		g.fill(&st)
 	}
-	return st
-}
-
-// stats are the counters of each ensemble's session.
-func (a *Agent) stats() map[string]zookeeper.Stats {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make(map[string]zookeeper.Stats, len(a.sessions))
-	for name, s := range a.sessions {
-		out[name] = s.Stats()
+	for i, s := range st.Services {
+		if s.Path != "" {
+			st.Services[i].Ensemble = a.sessions.Name(s.zookeeper)
+		}
 	}
-	return out
+	if a.o.Registrar != nil {
+		st.Registrations = a.o.Registrar.Status()
+	}
+	return st
 }

@@ -99,7 +99,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 // sameDiscovery tells whether two definitions of a service find the same registrations.
 func sameDiscovery(a, b config.Service) bool {
 	return a.Discovery.Method == b.Discovery.Method && a.Discovery.Path == b.Discovery.Path &&
-		ensemble(a.Discovery.ZooKeeper) == ensemble(b.Discovery.ZooKeeper)
+		Ensemble(a.Discovery.ZooKeeper) == Ensemble(b.Discovery.ZooKeeper)
 }
 
 // run blocks until ctx is done and everything it started has ended.

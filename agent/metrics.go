@@ -64,9 +64,13 @@ type collector struct {
 
 var (
 	descConnected = prometheus.NewDesc("myelin_zookeeper_connected", "1 while a session with the ensemble is up.", []string{"ensemble"}, nil)
+	descClassic   = prometheus.NewDesc("myelin_zookeeper_classic", "1 while there is one watch per node, because the servers know nothing better or the configuration says so.", []string{"ensemble"}, nil)
+	descGen       = prometheus.NewDesc("myelin_zookeeper_generation", "Connections established so far.", []string{"ensemble"}, nil)
+	descEvents    = prometheus.NewDesc("myelin_zookeeper_events_total", "Events of watches.", []string{"ensemble"}, nil)
+	descResyncs   = prometheus.NewDesc("myelin_zookeeper_resyncs_total", "Services compared with the registry after a reconnect, by what was found: unchanged ones are not listed again.", []string{"ensemble", "result"}, nil)
 	descReads     = prometheus.NewDesc("myelin_zookeeper_reads_total", "Requests that read from ZooKeeper.", []string{"ensemble"}, nil)
-	descBytes     = prometheus.NewDesc("myelin_zookeeper_read_bytes_total", "Bytes of node data and child names read.", []string{"ensemble"}, nil)
-	descSessions  = prometheus.NewDesc("myelin_zookeeper_sessions_total", "Sessions that were opened.", []string{"ensemble"}, nil)
+	descBytes     = prometheus.NewDesc("myelin_zookeeper_read_bytes_total", "Bytes received from ZooKeeper.", []string{"ensemble"}, nil)
+	descSessions  = prometheus.NewDesc("myelin_zookeeper_sessions_total", "Sessions opened, sessions that had expired when they were to be taken up, and clients thrown away because they made no progress.", []string{"ensemble", "result"}, nil)
 	descDiffs     = prometheus.NewDesc("myelin_zookeeper_antientropy_differences_total", "Changes that no watch had told of. Must stay 0.", []string{"ensemble"}, nil)
 	descInstances = prometheus.NewDesc("myelin_discovery_instances", "Instances by what became of them.", []string{"service", "state"}, nil)
 	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "How long the registry has not been heard of; 0 while it is watched.", []string{"service"}, nil)
@@ -78,7 +82,7 @@ var (
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnected, descReads, descBytes, descSessions, descDiffs, descInstances,
+	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
 		descAge, descRejected, descHeld, descServers, descReloads, descUp} {
 		ch <- d
 	}
@@ -98,11 +102,18 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			silent[z.Ensemble] = time.Since(z.Since).Seconds()
 		}
 		gauge(descConnected, bit(z.Connected), z.Ensemble)
+		gauge(descClassic, bit(z.Classic), z.Ensemble)
 	}
 	for name, s := range c.stats() {
 		counter(descReads, s.Reads, name)
 		counter(descBytes, s.Bytes, name)
-		counter(descSessions, s.Sessions, name)
+		counter(descSessions, s.Sessions, name, "opened")
+		counter(descSessions, s.Expired, name, "expired")
+		counter(descSessions, s.Discarded, name, "discarded")
+		gauge(descGen, float64(s.Generation), name)
+		counter(descEvents, s.Events, name)
+		counter(descResyncs, s.Resyncs-s.Unchanged, name, "listed")
+		counter(descResyncs, s.Unchanged, name, "unchanged")
 		counter(descDiffs, s.Differences, name)
 	}
 	for _, s := range st.Services {

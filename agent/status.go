@@ -5,8 +5,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/registrar"
 )
 
 // Status is what the agent knows at one moment: the answer of /api/v1/status.
@@ -21,6 +23,9 @@ type Status struct {
 	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
 	HAProxy    []haproxyStatus   `json:"haproxy"`
 	File       fileStatus        `json:"file"`
+
+	// Registrations are what the registrar of the same process looks after; absent where it has none.
+	Registrations []registrar.ServiceStatus `json:"registrations,omitempty"`
 }
 
 // ServiceStatus is one service of a Status.
@@ -37,6 +42,8 @@ type ServiceStatus struct {
 	Changed  time.Time  `json:"changed"` // when the latest different set was read
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
+
+	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
 
 // Rejected is a registration that was left out.
@@ -55,16 +62,14 @@ type ZooKeeperStatus struct {
 	Timeout   string    `json:"session_timeout,omitempty"`
 	Server    string    `json:"server,omitempty"`
 	Error     string    `json:"error,omitempty"`
+	Classic   bool      `json:"classic"` // one watch per node
 }
 
 func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceStatus {
 	s := ServiceStatus{
 		Service: v.service.Name, Backend: b.name, Path: v.service.Discovery.Path,
 		Listed: len(v.snapshot.Instances), Active: len(v.active), Servers: len(b.servers),
-		Known: v.known, Held: v.held, Changed: v.snapshot.At,
-	}
-	if s.Path != "" {
-		s.Ensemble = ensemble(v.service.Discovery.ZooKeeper)
+		Known: v.known, Held: v.held, Changed: v.snapshot.At, zookeeper: v.service.Discovery.ZooKeeper,
 	}
 	if v.held != "" {
 		since := v.since
@@ -89,6 +94,7 @@ func rejected(r discovery.Rejection) Rejected {
 func zookeeperStatus(ensemble string, s zookeeper.Status) ZooKeeperStatus {
 	z := ZooKeeperStatus{
 		Ensemble: ensemble, Connected: s.Connected, Since: s.Since, Session: s.Session, Server: s.Server, Error: s.Error,
+		Classic: s.Classic,
 	}
 	if s.Timeout > 0 {
 		z.Timeout = s.Timeout.String()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,28 +23,41 @@ import (
 
 func (a *app) agentCommand() *cobra.Command {
 	var once bool
+	var instance string
 	c := &cobra.Command{
 		Use:   "agent -c FILE",
 		Short: "Run the node agent: ZooKeeper in, HAProxy's servers out",
 		Long: "Runs the node agent in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT stop it; HAProxy keeps running with what it has.",
+			"SIGTERM and SIGINT stop it; HAProxy keeps running with what it has.\n\n" +
+			"With registrar = \"FILE\" in its file the process is the registrar of that file too, over the same ZooKeeper\n" +
+			"session where both mean the same. A stop then withdraws those services first. With --once nothing is registered.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.file("SYNAPSE_CONFIG")
 			if err != nil {
 				return err
 			}
-			return a.runAgent(c.Context(), path, once)
+			return a.runAgent(c.Context(), path, a.instance(instance), once)
 		},
 	}
-	c.Flags().BoolVar(&once, "once", false, "converge once and exit; --timeout bounds it")
+	c.Flags().BoolVar(&once, "once", false, "converge once and exit, and register nothing; --timeout bounds it")
+	c.Flags().StringVarP(&instance, "instance_id", "i", "", "`ID` of the registrar in this process (NERVE_INSTANCE_ID; default: its file's)")
 	return c
 }
 
-func (a *app) runAgent(ctx context.Context, path string, once bool) error {
+func (a *app) runAgent(ctx context.Context, path, instance string, once bool) error {
 	cfg, problems, err := config.LoadAgent(path, a.options(false))
 	if err != nil {
 		return err
+	}
+	var registers *config.Registrar // nil: this process is an agent only
+	file := registrarFile{path: cfg.Registrar, instance: instance, stateDir: cfg.StateDir}
+	if cfg.Registrar != "" && !once {
+		var more config.Problems
+		if registers, more, err = a.loadRegistrar(file); err != nil {
+			return err
+		}
+		problems = append(problems, more...)
 	}
 	log, err := a.logger(cfg.Log)
 	if err != nil {
@@ -51,46 +65,130 @@ func (a *app) runAgent(ctx context.Context, path string, once bool) error {
 	}
 	a.warn(log, problems)
 
-	reg := newRegistry()
-	ag := agent.New(agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg)})
-	reg.MustRegister(ag.Collector())
-
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	if !once && cfg.Admin.Listen != "" {
-		l, err := agent.Listen(cfg.Admin.Listen)
-		if err != nil {
+	// What is made first ends last: the sessions, then the pages.
+	reg, sessions := newRegistry(), agent.NewSessions(log)
+	defer sessions.Close()
+	p := process{app: a, log: log, path: path}
+	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions}
+	if registers != nil {
+		// Before the agent, so that a session of both has the registrar's timeout and is kept for its next run.
+		if p.registrar, err = a.newRegistrar(registers, file, sessions, log, reg); err != nil {
 			return err
 		}
-		running.Go(func() {
-			if err := agent.Serve(ctx, l, ag.Handler(reg)); err != nil {
-				log.WithField("err", err).Error("the admin page is gone; the agent goes on")
-			}
-		})
+		o.Registrar = p.registrar
 	}
+	p.agent = agent.New(o)
+	reg.MustRegister(p.agent.Collector())
 	if once {
-		return a.agentOnce(ctx, ag, path)
+		return a.agentOnce(ctx, p.agent)
 	}
-	running.Go(func() { a.onHangup(ctx, log, func() error { return a.reloadAgent(ctx, ag, path, log) }) })
+	pages, err := p.answer(context.WithoutCancel(ctx), cfg.Admin.Listen, reg)
+	if err != nil {
+		return err
+	}
+	defer pages()
+	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
+	return p.run(ctx)
+}
+
+// process is an agent and perhaps a registrar in one process.
+type process struct {
+	app       *app
+	log       *logrus.Logger
+	path      string // of the agent's file
+	agent     *agent.Agent
+	registrar *registrarRole // nil: the process has one role
+}
+
+// answer opens the agent's pages. stop ends them, and waits for that.
+func (p *process) answer(ctx context.Context, listen string, metrics prometheus.Gatherer) (stop func(), err error) {
+	if listen == "" {
+		return func() {}, nil
+	}
+	l, err := agent.Listen(listen)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := agent.Serve(ctx, l, p.agent.Handler(metrics)); err != nil {
+			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
+		}
+	}()
+	return func() { cancel(); <-done }, nil
+}
+
+// run runs the roles until ctx ends. The registrations are withdrawn first, while the agent still serves this host;
+// then the agent ends.
+func (p *process) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	serving, retire := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	var registering error
+	running.Go(func() {
+		defer retire()
+		if p.registrar != nil {
+			registering = p.registrar.run(ctx)
+			return
+		}
+		<-ctx.Done()
+	})
+	running.Go(func() { p.app.onHangup(ctx, p.log, p.rereads(ctx)...) })
 	running.Go(func() {
 		select {
-		case <-ag.Ready():
-			log.Info("ready: everything wanted is applied")
-			notify(log, daemon.SdNotifyReady)
+		case <-p.agent.Ready():
+			p.log.Info("ready: everything wanted is applied")
+			notify(p.log, daemon.SdNotifyReady)
+			<-ctx.Done()
 		case <-ctx.Done():
 		}
+		notify(p.log, daemon.SdNotifyStopping)
 	})
-	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
-	err = ag.Run(ctx)
-	notify(log, daemon.SdNotifyStopping)
-	log.Info("agent stopped; HAProxy keeps running with what it has")
-	return err
+	err := p.agent.Run(serving)
+	p.log.Info("agent stopped; HAProxy keeps running with what it has")
+	stop()
+	running.Wait()
+	return errors.Join(registering, err)
+}
+
+// rereads are what SIGHUP does: each role takes its own file, or stays as it is.
+func (p *process) rereads(ctx context.Context) []reread {
+	var file string // of the registrar
+	all := []reread{{"agent", func() error {
+		cfg, err := p.rereadAgent(ctx)
+		if err == nil {
+			file = cfg.Registrar
+		}
+		return err
+	}}}
+	if p.registrar != nil {
+		all = append(all, reread{"registrar", func() error { return p.registrar.reload(cmp.Or(file, p.registrar.file.path)) }})
+	}
+	return all
+}
+
+func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
+	cfg, problems, err := config.LoadAgent(p.path, p.app.options(false))
+	if err != nil {
+		return nil, err
+	}
+	p.app.warn(p.log, problems)
+	if err := p.agent.Reload(ctx, cfg); err != nil {
+		return nil, err
+	}
+	switch {
+	case cfg.Registrar != "" && p.registrar == nil:
+		p.log.WithField("path", cfg.Registrar).Warn("registrar is new in the agent's file; restart the agent to have its services registered")
+	case cfg.Registrar == "" && p.registrar != nil:
+		p.log.Warn("registrar is gone from the agent's file; its services stay registered until the agent is restarted")
+	}
+	return cfg, nil
 }
 
 // agentOnce runs the agent until everything is applied.
-func (a *app) agentOnce(ctx context.Context, ag *agent.Agent, path string) error {
+func (a *app) agentOnce(ctx context.Context, ag *agent.Agent) error {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -105,17 +203,14 @@ func (a *app) agentOnce(ctx context.Context, ag *agent.Agent, path string) error
 	return errors.Join(err, <-ended)
 }
 
-func (a *app) reloadAgent(ctx context.Context, ag *agent.Agent, path string, log logrus.FieldLogger) error {
-	cfg, problems, err := config.LoadAgent(path, a.options(false))
-	if err != nil {
-		return err
-	}
-	a.warn(log, problems)
-	return ag.Reload(ctx, cfg)
+// reread takes a role's files again. An error has changed nothing.
+type reread struct {
+	role string
+	take func() error
 }
 
-// onHangup calls reload at each SIGHUP until ctx is done. An error keeps the old configuration in force.
-func (a *app) onHangup(ctx context.Context, log logrus.FieldLogger, reload func() error) {
+// onHangup re-reads the files at each SIGHUP until ctx is done. An error keeps the role's old configuration in force.
+func (a *app) onHangup(ctx context.Context, log logrus.FieldLogger, roles ...reread) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -126,10 +221,13 @@ func (a *app) onHangup(ctx context.Context, log logrus.FieldLogger, reload func(
 		case <-hangups:
 		}
 		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-		if err := reload(); err != nil {
-			log.WithField("err", err).Error("the files are not taken; the old configuration stays in force")
-		} else {
-			log.Info("the files were read again and are in force")
+		for _, r := range roles {
+			log := log.WithField("component", r.role)
+			if err := r.take(); err != nil {
+				log.WithField("err", err).Error("the files are not taken; the old configuration stays in force")
+			} else {
+				log.Info("the files were read again and are in force")
+			}
 		}
 		notify(log, daemon.SdNotifyReady)
 	}

@@ -3,13 +3,15 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
+	"path/filepath"
 	"sync"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
@@ -30,13 +32,11 @@ func (a *app) registrarCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if instance == "" {
-				instance, _ = a.env("NERVE_INSTANCE_ID")
-			}
+			instance = a.instance(instance)
 			if _, set := a.env("NERVE_CHECK_CONFIG"); set || checkOnly {
-				return a.checkRegistrar(path, instance)
+				return a.checkRegistrar(registrarFile{path: path, instance: instance})
 			}
-			return a.runRegistrar(c.Context(), path, instance)
+			return a.runRegistrar(c.Context(), registrarFile{path: path, instance: instance})
 		},
 	}
 	c.Flags().StringVarP(&instance, "instance_id", "i", "", "`ID` published as the instance's name (NERVE_INSTANCE_ID; default: the file's)")
@@ -44,42 +44,60 @@ func (a *app) registrarCommand() *cobra.Command {
 	return c
 }
 
-// loadRegistrar reads the file; instance overrides the file's instance_id when it is not empty.
-func (a *app) loadRegistrar(path, instance string) (*config.Registrar, config.Problems, error) {
-	o := a.options(false)
-	o.InstanceID = instance
-	return config.LoadRegistrar(path, o)
+// instance is the instance id given outside of the file: the flag's, else the environment's; empty: neither.
+func (a *app) instance(flag string) string {
+	if flag == "" {
+		flag, _ = a.env("NERVE_INSTANCE_ID")
+	}
+	return flag
 }
 
-// checkRegistrar does everything but connect.
-func (a *app) checkRegistrar(path, instance string) error {
-	c, problems, err := a.loadRegistrar(path, instance)
+// registrarFile says which registrar file is meant, and what outside of it counts.
+type registrarFile struct {
+	path     string
+	instance string // before the file's instance_id, unless empty
+	stateDir string // when the file names none; empty: the default
+	strict   bool   // unknown keys are errors
+}
+
+// loadRegistrar reads the file, and judges what a registrar would make of it: everything but to connect.
+func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems, error) {
+	o := a.options(f.strict)
+	o.InstanceID, o.StateDir = f.instance, f.stateDir
+	c, problems, err := config.LoadRegistrar(f.path, o)
 	if err != nil {
-		return err
-	}
-	for _, p := range problems {
-		fmt.Fprintln(a.errs, p.String())
+		return nil, nil, err
 	}
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
 	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
-		if stand[ensemble(z)] == nil {
-			stand[ensemble(z)] = new(zookeeper.Session)
+		name := agent.Ensemble(z)
+		if stand[name] == nil {
+			stand[name] = new(zookeeper.Session)
 		}
-		return stand[ensemble(z)]
+		return stand[name]
 	})
 	if err == nil {
 		err = registrar.Validate(services)
 	}
 	if err != nil {
-		return &codeError{exitUsage, err}
+		return nil, nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
-	fmt.Fprintf(a.out, "%s: registrar file, %s, usable\n", path, plural(len(c.Services), "service"))
+	return c, problems, nil
+}
+
+// checkRegistrar does everything but connect, and says what it found.
+func (a *app) checkRegistrar(f registrarFile) error {
+	c, problems, err := a.loadRegistrar(f)
+	if err != nil {
+		return err
+	}
+	a.usable(f.path, config.KindRegistrar, len(c.Services), problems)
 	return nil
 }
 
-func (a *app) runRegistrar(ctx context.Context, path, instance string) error {
-	c, problems, err := a.loadRegistrar(path, instance)
+func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
+	c, problems, err := a.loadRegistrar(f)
 	if err != nil {
 		return err
 	}
@@ -89,75 +107,93 @@ func (a *app) runRegistrar(ctx context.Context, path, instance string) error {
 	}
 	a.warn(log, problems)
 
-	pool := sessions{log: log, open: map[string]*zookeeper.Session{}}
-	defer pool.close()
-	services, err := registrations(c, pool.get)
+	sessions := agent.NewSessions(log)
+	defer sessions.Close()
+	r, err := a.newRegistrar(c, f, sessions, log, newRegistry())
 	if err != nil {
-		return &codeError{exitUsage, err}
+		return err
 	}
-	r := registrar.New(registrar.Options{
-		Log: log.WithField("component", "registrar"), Services: services, HeartbeatPath: c.HeartbeatPath,
-		Metrics: registrar.NewMetrics(newRegistry()),
-	})
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	running.Go(func() {
-		a.onHangup(ctx, log, func() error {
-			c, problems, err := a.loadRegistrar(path, instance)
-			if err != nil {
-				return err
-			}
-			a.warn(log, problems)
-			services, err := registrations(c, pool.get)
-			if err != nil {
-				return err
-			}
-			return r.Reload(services)
-		})
-	})
-	log.WithFields(logrus.Fields{"component": "registrar", "path": path, "count": len(services)}).Info("registrar starts")
+	running.Go(func() { a.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
-	err = r.Run(ctx)
+	err = r.run(ctx)
 	notify(log, daemon.SdNotifyStopping)
-	log.Info("registrar stopped")
 	return err
 }
 
-// ensemble names an ensemble: one session is enough for all that use it.
-func ensemble(z config.ZooKeeper) string { return strings.Join(z.Hosts, ",") + z.Chroot }
-
-// sessions are the registrar's connections, one for each ensemble. They live as long as the process: a service that
-// leaves with a re-read of the files is still to be withdrawn.
-type sessions struct {
-	log  logrus.FieldLogger
-	open map[string]*zookeeper.Session
+// registrarRole is a registrar and the file it is made of.
+type registrarRole struct {
+	*registrar.Registrar
+	app      *app
+	file     registrarFile // as it was last taken; belongs to who calls reload
+	sessions *agent.Sessions
+	log      logrus.FieldLogger
 }
 
-func (p *sessions) get(z config.ZooKeeper) *zookeeper.Session {
-	name := ensemble(z)
-	s := p.open[name]
-	if s == nil {
-		s = zookeeper.New(zookeeper.Options{
-			Hosts: z.Hosts, Chroot: z.Chroot, SessionTimeout: z.SessionTimeout,
-			Log: p.log.WithFields(logrus.Fields{"component": "zookeeper", "ensemble": name}),
-		})
-		p.open[name] = s
+// newRegistrar makes the registrar of a file. Its sessions begin to connect; nothing is checked or registered yet.
+func (a *app) newRegistrar(c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
+	r := &registrarRole{app: a, file: f, sessions: sessions, log: log.WithField("component", "registrar")}
+	services, err := r.services(c)
+	if err != nil {
+		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
-	return s
+	r.Registrar = registrar.New(registrar.Options{
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
+	})
+	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
+	return r, nil
 }
 
-func (p *sessions) close() {
-	for _, s := range p.open {
-		s.Close()
+// services are those of a file, each with its session. The sessions stay as long as the process: a service that leaves
+// with a re-read of the files is still to be withdrawn.
+func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
+	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
+	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+}
+
+// owner tells registrars that share a state_dir apart, and stays the same over restarts.
+func owner(c *config.Registrar) string {
+	path, err := filepath.Abs(c.Path)
+	if err != nil { // the current folder is gone
+		path = c.Path
 	}
+	return c.InstanceID + "\x00" + path
+}
+
+// run looks after the services until ctx ends, and withdraws them then.
+func (r *registrarRole) run(ctx context.Context) error {
+	err := r.Run(ctx)
+	r.log.Info("registrar stopped")
+	return err
+}
+
+// reload puts the services of a file in the place of the present ones. An error has changed nothing.
+func (r *registrarRole) reload(path string) error {
+	f := r.file
+	f.path = path
+	c, problems, err := r.app.loadRegistrar(f)
+	if err != nil {
+		return err
+	}
+	r.app.warn(r.log, problems)
+	services, err := r.services(c)
+	if err != nil {
+		return err
+	}
+	if err := r.Reload(services); err != nil {
+		return err
+	}
+	r.file = f
+	return nil
 }
 
 // registrations turns the file into what the registrar looks after.
 func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
-	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
+	place := func(s config.Registration) string { return agent.Ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
 		shared[place(s)]++
 	}

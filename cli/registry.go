@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
@@ -54,9 +56,11 @@ func (a *app) registry() (registry, error) {
 		if err != nil {
 			return r, usage("--zookeeper %q: %w", a.zookeeper, err)
 		}
-		r.zk = config.ZooKeeper{Hosts: hosts, Chroot: chroot}
+		// How to speak to an ensemble stays what the file says; where it is does not.
+		r.zk.Hosts, r.zk.Chroot = hosts, chroot
 		for i := range r.services {
-			r.services[i].Discovery.ZooKeeper = r.zk
+			zk := &r.services[i].Discovery.ZooKeeper
+			zk.Hosts, zk.Chroot = hosts, chroot
 		}
 	}
 	return r, nil
@@ -78,16 +82,13 @@ func (r registry) path(name string) (string, config.ZooKeeper) {
 // sessionTimeout of questions: short, so that an answer "cannot be reached" does not take long.
 const sessionTimeout = 10 * time.Second
 
-// open starts a session. The caller closes it.
-func (a *app) open(zk config.ZooKeeper, log logrus.FieldLogger) (*zookeeper.Session, error) {
+// open starts a session of the pool for a question.
+func (a *app) open(pool *agent.Sessions, zk config.ZooKeeper) (*zookeeper.Session, error) {
 	if len(zk.Hosts) == 0 {
 		return nil, usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
 	}
-	timeout := zk.SessionTimeout
-	if timeout == 0 {
-		timeout = sessionTimeout
-	}
-	return zookeeper.New(zookeeper.Options{Hosts: zk.Hosts, Chroot: zk.Chroot, SessionTimeout: timeout, Log: log}), nil
+	zk.SessionTimeout = cmp.Or(zk.SessionTimeout, sessionTimeout)
+	return pool.Get(zk), nil
 }
 
 // ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
@@ -100,11 +101,12 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 			return err
 		}
 	}
-	s, err := a.open(zk, log)
+	pool := agent.NewSessions(log)
+	defer pool.Close()
+	s, err := a.open(pool, zk)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	err = question(ctx, s)

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/registrar"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -84,7 +86,8 @@ func (a *app) printStatus(st agent.Status) {
 	}
 	for _, z := range st.ZooKeeper {
 		if z.Connected {
-			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout)
+			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s%s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout,
+				map[bool]string{true: ", one watch per node"}[z.Classic])
 		} else {
 			fmt.Fprintf(a.out, "zookeeper %s: NOT CONNECTED for %s, what was known stays in force: %s\n", z.Ensemble, age(now, z.Since), z.Error)
 		}
@@ -131,6 +134,7 @@ func (a *app) printStatus(st agent.Status) {
 		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
+	a.printRegistrations(st.Registrations)
 	if a.output == "wide" {
 		for _, s := range st.Services {
 			for _, r := range s.Rejected {
@@ -138,4 +142,34 @@ func (a *app) printStatus(st agent.Status) {
 			}
 		}
 	}
+}
+
+// printRegistrations shows what the registrar of the same process looks after.
+func (a *app) printRegistrations(all []registrar.ServiceStatus) {
+	if len(all) == 0 {
+		return
+	}
+	now := time.Now()
+	fmt.Fprintln(a.out)
+	t := newTable(a.out, "REGISTERED HERE", "PATH", "STATE", "FOR", "REGISTERED", "NOTE")
+	for _, s := range all {
+		registered := "no"
+		if s.Registered {
+			registered = s.Node[strings.LastIndex(s.Node, "/")+1:]
+		}
+		notes := []string{}
+		if s.Leaving {
+			notes = append(notes, "leaving")
+		}
+		if s.Problem != "" {
+			notes = append(notes, s.Problem)
+		}
+		for _, c := range s.Checks {
+			if c.Error != "" {
+				notes = append(notes, c.Check+": "+c.Error)
+			}
+		}
+		t.row(s.Service, s.Path, s.State, age(now, s.Since), registered, strings.Join(notes, "; "))
+	}
+	t.flush()
 }

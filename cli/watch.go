@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
@@ -54,20 +55,16 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 	defer cancel()
 
 	snapshots := make(chan discovery.Snapshot)
-	sessions := map[string]*zookeeper.Session{}
+	pool := agent.NewSessions(log)
+	defer pool.Close()
 	for _, name := range names {
 		path, zk := r.path(name)
-		key := ensemble(zk)
-		if sessions[key] == nil {
-			s, err := a.open(zk, log)
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			sessions[key] = s
+		s, err := a.open(pool, zk)
+		if err != nil {
+			return err
 		}
-		src := sessions[key].Source(name, path, zookeeper.SourceOptions{
-			Decode: discovery.DecodeNerve, Log: log.WithFields(logrus.Fields{"service": name}),
+		src := s.Source(name, path, zookeeper.SourceOptions{
+			Log: log.WithFields(logrus.Fields{"service": name}),
 		})
 		running.Go(func() { src.Run(ctx, snapshots) })
 	}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // DefaultZooKeeperPort is used for hosts that are given without a port.
@@ -150,88 +149,4 @@ func (r *reader) socketPath(n *node, path, s string) {
 	if len(s) > longestSocket {
 		r.fail(n, path, fmt.Sprintf("the unix socket path has %d bytes; HAProxy can bind to %d at most", len(s), longestSocket), "write a shorter path")
 	}
-}
-
-// zookeeper reads the top-level zookeeper section. hosts from outside the file take the place of the file's.
-func (r *reader) zookeeper(root *table, hosts []string) ZooKeeper {
-	z := ZooKeeper{SessionTimeout: 12 * time.Second}
-	if t := root.sub("zookeeper"); t != nil {
-		z.Hosts, z.Chroot = t.hosts("hosts")
-		r.wrongHosts = t.given("hosts") != nil && z.Hosts == nil
-		z.SessionTimeout = t.duration("session_timeout", z.SessionTimeout, positive)
-		t.later("auth", "tls")
-		z.Auth = readAuth(t.sub("auth"))
-		z.TLS = readTLS(t.sub("tls"))
-		t.done()
-	}
-	if len(hosts) > 0 {
-		var err error
-		if z.Hosts, z.Chroot, err = ParseHosts(hosts...); err != nil {
-			r.wrongHosts = true
-			r.problems = append(r.problems, Problem{File: root.n.file, Key: "zookeeper.hosts",
-				Text: "the hosts given outside the file are wrong: " + err.Error(), Remedy: "write for example zk1:2181,zk2:2181"})
-		}
-	}
-	return z
-}
-
-func readAuth(t *table) *ZooKeeperAuth {
-	if t == nil {
-		return nil
-	}
-	defer t.done()
-	a := &ZooKeeperAuth{Scheme: t.choice("scheme", "digest", "digest"), CredentialsFile: t.str("credentials_file", "")}
-	t.require("credentials_file", "write the path of a file that holds user:password")
-	return a
-}
-
-func readTLS(t *table) *TLS {
-	if t == nil {
-		return nil
-	}
-	defer t.done()
-	return &TLS{CAFile: t.str("ca_file", ""), CertFile: t.str("cert_file", ""),
-		KeyFile: t.str("key_file", ""), ServerName: t.str("server_name", "")}
-}
-
-// hosts reads a list of ZooKeeper hosts; nil when the key is absent or wrong.
-func (t *table) hosts(key string) (hosts []string, chroot string) {
-	n := t.value(key)
-	if n == nil {
-		return nil, ""
-	}
-	if n.kind == list && len(n.items) == 0 {
-		n.broken = true
-		t.fail(key, "the list is empty", `write ["zk1:2181", "zk2:2181"]`)
-		return nil, ""
-	}
-	texts := t.lines(key)
-	if n.broken || len(texts) == 0 {
-		return nil, ""
-	}
-	hosts, chroot, err := ParseHosts(texts...)
-	if err != nil {
-		n.broken = true
-		wrong := err.Error()
-		if n.expanded() {
-			wrong = n.describe(join(t.path, key)) + " does not come out as a list of hosts"
-		}
-		t.fail(key, wrong, `write ["zk1:2181", "zk2:2181"] or "zk1:2181,zk2:2181/chroot"`)
-		return nil, ""
-	}
-	return hosts, chroot
-}
-
-// serviceZooKeeper is the ensemble of one service: its own hosts, else the file's.
-func (t *table) serviceZooKeeper(key string, file ZooKeeper) ZooKeeper {
-	z := file
-	switch n := t.given(key); {
-	case n != nil && n.kind != null:
-		if hosts, chroot := t.hosts(key); hosts != nil {
-			z.Hosts, z.Chroot = hosts, chroot
-		}
-	case len(z.Hosts) == 0 && !t.r.wrongHosts:
-		t.fail(key, "there are no ZooKeeper hosts", fmt.Sprintf("write %s here, or zookeeper.hosts once for all services", key))
-	}
-	return z
 }

@@ -15,28 +15,9 @@ type Agent struct {
 	Admin         Admin
 	Log           Log
 	OverridesPath string // path in ZooKeeper; default /myelin/overrides
+	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
 	Statsd        *Statsd
 	Strict        bool // unknown keys are errors
-}
-
-// ZooKeeper says how to reach an ensemble.
-type ZooKeeper struct {
-	Hosts          []string // each "host:port"; comma lists are split and :2181 is added where no port is given
-	Chroot         string   // "/chroot" from the end of the host list, or empty
-	SessionTimeout time.Duration
-	Auth           *ZooKeeperAuth
-	TLS            *TLS
-}
-
-// ZooKeeperAuth is a login; the credentials themselves stay in their file.
-type ZooKeeperAuth struct {
-	Scheme          string // "digest"
-	CredentialsFile string // holds user:password, mode 0600
-}
-
-// TLS says how to speak TLS to a server.
-type TLS struct {
-	CAFile, CertFile, KeyFile, ServerName string
 }
 
 // Service is one entry of the agent's services.
@@ -74,6 +55,7 @@ type Discovery struct {
 	PollingInterval     time.Duration // zookeeper_poll; default 60 s
 	RetryPolicy         RetryPolicy
 	LabelFilters        []LabelFilter
+	ImmutableNodes      bool // nobody sets the data of a registration's node
 
 	Servers       []DNSServer // dns
 	Nameserver    string      // dns

@@ -43,7 +43,7 @@ func TestDocumentedKeys(t *testing.T) {
 	docs := documentation(t)
 	files, err := filepath.Glob("read_*.go")
 	require.NoError(t, err)
-	asks := regexp.MustCompile(`\w\.(?:str|flag|whole|port|duration|lines|subs?|hosts?|znode|choice|fraction|filePath|labels|seed|sections|serverOptions|given|value|require|serviceZooKeeper)\("([a-z_]+)"`)
+	asks := regexp.MustCompile(`\w\.(?:str|flag|whole|port|duration|lines|subs?|hosts?|znode|choice|fraction|filePath|labels|seed|sections|serverOptions|given|value|require|beside|optional|credentials)\("([a-z_]+)"`)
 	keys := 0
 	for _, f := range append(files, "address.go") {
 		src, err := os.ReadFile(f)

@@ -30,6 +30,17 @@ func environment(name string) (string, bool) {
 	return v, ok
 }
 
+// private gives the files with secrets the mode they are to have: a checkout does not keep it.
+func private(t *testing.T) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(folder, "secure", "*.credentials"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		require.NoError(t, os.Chmod(path, 0o600))
+	}
+}
+
 // loadAny loads a file as the kind its name begins with.
 func loadAny(path string) (result any, problems Problems, err error) {
 	o := Options{LookupEnv: environment}
@@ -44,6 +55,7 @@ func loadAny(path string) (result any, problems Problems, err error) {
 // TestFiles: each KIND-NAME.bad.EXT fails with exactly the sentences of its .want, each KIND-NAME.good.EXT becomes
 // what its .want shows: the warnings, then every field that is not zero.
 func TestFiles(t *testing.T) {
+	private(t)
 	seen := map[string]int{}
 	for _, pattern := range []string{"*.bad.json", "*.bad.toml", "*.good.json", "*.good.toml"} {
 		paths, err := filepath.Glob(filepath.Join(folder, pattern))
@@ -89,6 +101,7 @@ func want(t *testing.T, path, got string) {
 
 // TestNotations: a file that is there in both notations means the same in both.
 func TestNotations(t *testing.T) {
+	private(t)
 	paths, err := filepath.Glob(filepath.Join(folder, "*.good.toml"))
 	require.NoError(t, err)
 	places := regexp.MustCompile(`(?m)^(Path|.*\.File|.*\.Line) = .*\n`)
@@ -136,6 +149,8 @@ func dumpValue(b *strings.Builder, path string, v reflect.Value) {
 	case v.Kind() == reflect.Interface && !v.IsNil():
 		fmt.Fprintf(b, "%s = %T %v\n", path, v.Interface(), v.Interface())
 	case v.IsZero():
+	case v.Type() == reflect.TypeFor[[]byte]():
+		fmt.Fprintf(b, "%s = %d bytes\n", path, v.Len())
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		fmt.Fprintf(b, "%s = %s\n", path, v.Interface())
 	default:

@@ -22,6 +22,8 @@ type Options struct {
 	ZooKeeperHosts []string
 	// InstanceID, when not empty, takes the place of the registrar file's instance_id.
 	InstanceID string
+	// StateDir, when not empty, is the state_dir of a registrar file that names none.
+	StateDir string
 }
 
 // Kind is which of the two files a file is.
@@ -47,14 +49,15 @@ func LoadRegistrar(path string, o Options) (*Registrar, Problems, error) {
 }
 
 // ParseAgent is LoadAgent of text that was read already. name is used in problems, and its extension says the
-// notation. service_conf_dir is not read: nothing but data and o decides the result.
+// notation. No other file is looked at, neither those of service_conf_dir nor certificates: nothing but data and o
+// decides the result.
 func ParseAgent(name string, data []byte, o Options) (*Agent, Problems, error) {
-	return decode(file{name: name, data: data}, o, nil, (*reader).agent)
+	return decode(file{name: name, data: data}, o, disk{}, (*reader).agent)
 }
 
 // ParseRegistrar is ParseAgent for a registrar's file.
 func ParseRegistrar(name string, data []byte, o Options) (*Registrar, Problems, error) {
-	return decode(file{name: name, data: data}, o, nil, (*reader).registrar)
+	return decode(file{name: name, data: data}, o, disk{}, (*reader).registrar)
 }
 
 // maxFile is far beyond the largest fleet's file, and keeps a wrong path (a device, a log) from filling the memory.
@@ -89,11 +92,16 @@ func reason(err error) error {
 	return err
 }
 
-// readDir reads the files of a service_conf_dir: in the main file's folder, or else in the current one.
-type readDir func(dir string) (files []file, err error)
+// disk is where the files that the main file names are. The zero value has none, and nobody asks.
+type disk struct {
+	// dir reads the files of a service_conf_dir: in the main file's folder, or else in the current one.
+	dir func(dir string) (files []file, err error)
+	// secret reads a file of credentials, certificates or keys, and who may read it.
+	secret func(path string) (data []byte, mode fs.FileMode, err error)
+}
 
 func load[T any](path string, o Options, build func(*reader, *document) T) (T, Problems, error) {
-	return decode(readFile(path), o, func(dir string) ([]file, error) {
+	dir := func(dir string) ([]file, error) {
 		if filepath.IsAbs(dir) {
 			return readConfDir(dir)
 		}
@@ -102,7 +110,20 @@ func load[T any](path string, o Options, build func(*reader, *document) T) (T, P
 			return readConfDir(dir)
 		}
 		return files, err
-	}, build)
+	}
+	return decode(readFile(path), o, disk{dir: dir, secret: readSecret}, build)
+}
+
+func readSecret(path string) ([]byte, fs.FileMode, error) {
+	f := readFile(path)
+	if f.err != nil {
+		return nil, 0, f.err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, reason(err)
+	}
+	return f.data, info.Mode(), nil
 }
 
 // readConfDir reads the *.json and *.toml files of a folder in order of name, and names its *.yaml and *.yml files
@@ -144,13 +165,13 @@ type serviceNode struct {
 }
 
 // decode makes a result of a main file. build is not called for text that has no tree.
-func decode[T any](f file, o Options, dir readDir, build func(*reader, *document) T) (result T, problems Problems, err error) {
+func decode[T any](f file, o Options, from disk, build func(*reader, *document) T) (result T, problems Problems, err error) {
 	var none T
-	r := &reader{strict: o.Strict}
+	r := &reader{strict: o.Strict, main: f.name, disk: from}
 	if root := r.parse(f, "", o); root != nil {
 		r.strict = r.strict || isTrue(root.get("strict"))
 		d := &document{name: f.name, root: root, options: o}
-		result = build(r, d.gather(r, dir))
+		result = build(r, d.gather(r))
 	}
 	for _, p := range r.doubles {
 		p.Warning = !r.strict
@@ -242,7 +263,7 @@ func (r *reader) syntax(f file, path string, err error) {
 }
 
 // gather finds the services: inline, as the whole file, and in service_conf_dir.
-func (d *document) gather(r *reader, dir readDir) *document {
+func (d *document) gather(r *reader) *document {
 	root := r.table(d.root, "")
 	if isBareMap(d.root) {
 		for _, e := range d.root.entries {
@@ -259,15 +280,15 @@ func (d *document) gather(r *reader, dir readDir) *document {
 			}
 		}
 	}
-	if path := root.str("service_conf_dir", ""); path != "" && dir != nil {
-		d.confDir(r, root, path, dir)
+	if path := root.str("service_conf_dir", ""); path != "" && r.disk.dir != nil {
+		d.confDir(r, root, path)
 	}
 	return d
 }
 
 // confDir adds the services that have files of their own. A file wins over an inline service, as in SmartStack.
-func (d *document) confDir(r *reader, root *table, path string, dir readDir) {
-	files, err := dir(path)
+func (d *document) confDir(r *reader, root *table, path string) {
+	files, err := r.disk.dir(path)
 	if err != nil {
 		root.fail("service_conf_dir", fmt.Sprintf("the folder %s cannot be read: %v", quote(path), err),
 			"give a folder that exists, relative to this file, to the current folder, or absolute")
@@ -350,7 +371,7 @@ func (d *document) signs() (agent, registrar string) {
 			}
 		}
 	}
-	note(&agent, "", d.root, "haproxy", "file_output", "overrides_path")
+	note(&agent, "", d.root, "haproxy", "file_output", "overrides_path", "registrar")
 	note(&registrar, "", d.root, "instance_id", "heartbeat_path", "nerve_compatible", "max_repeated_report_failures")
 	for _, s := range d.services {
 		note(&agent, s.path, s.node, "discovery", "discovery_multi", "haproxy", "default_servers")

@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -140,7 +141,14 @@ func sounds(path string) bool {
 			return true
 		}
 	}
-	return false
+	if strings.HasSuffix(p, ".credentials_file") {
+		return false // a path, and the operator wants to know which
+	}
+	// A login that is written in the wrong place below auth, or instead of it, is still one.
+	return slices.ContainsFunc(strings.Split(p, "."), func(key string) bool {
+		key, _, _ = strings.Cut(key, "[")
+		return key == "auth" || key == "zk_auth"
+	})
 }
 
 func quote(s string) string { return strconv.Quote(clip(s)) }

@@ -29,6 +29,7 @@ func (r *reader) agent(d *document) *Agent {
 	root.flag("strict", false)
 	a.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
 	a.StateDir = root.filePath("state_dir", defaultStateDir)
+	a.Registrar = root.beside("registrar")
 	a.Admin = root.admin(DefaultAdminListen)
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
@@ -331,7 +332,8 @@ func (t *table) mismatchMethod(what, instead string) {
 }
 
 func (t *table) zookeeperDiscovery(d *Discovery, zk ZooKeeper) {
-	d.ZooKeeper = t.serviceZooKeeper("hosts", zk)
+	d.ZooKeeper = t.serviceZooKeeper("", zk)
+	d.ImmutableNodes = t.flag("immutable_nodes", false)
 	if t.require("path", `write the znode whose children are the instances, path = "/services/user-api"`) {
 		d.Path = t.znode("path", "")
 	}

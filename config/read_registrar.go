@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -27,10 +28,10 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
-	root.later("max_repeated_report_failures", "statsd", "state_dir", "admin")
+	root.later("max_repeated_report_failures", "statsd", "admin")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
-	g.StateDir = root.filePath("state_dir", defaultStateDir)
+	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
 	g.Admin = root.admin("")
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
@@ -110,7 +111,7 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	if t.require("port", "write a number from 1 to 65535") {
 		g.PortText = t.given("port").kind == text
 	}
-	g.ZooKeeper = t.serviceZooKeeper("zk_hosts", zk)
+	g.ZooKeeper = t.serviceZooKeeper("zk_", zk)
 	if t.require("zk_path", `write the znode to register below, zk_path = "/services/user-api"`) {
 		g.ZKPath = t.znode("zk_path", "")
 	}

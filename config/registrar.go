@@ -13,7 +13,7 @@ type Registrar struct {
 	HeartbeatPath             string
 	MaxRepeatedReportFailures int
 	Statsd                    *Statsd
-	StateDir                  string
+	StateDir                  string // where the ids of its sessions are kept
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,6 +17,8 @@ type reader struct {
 	problems   Problems
 	doubles    Problems // keys given twice, found before the file's strict is known
 	strict     bool
+	main       string // the main file's name
+	disk       disk
 	wrongHosts bool // the file's ZooKeeper hosts are wrong: no service need say that it has none
 }
 
@@ -192,6 +195,16 @@ func (t *table) filePath(key, def string) string {
 		return def
 	}
 	return s
+}
+
+// beside is the path of a file, or empty. A relative one is meant from the main file's folder, which does not change
+// with where the process is started.
+func (t *table) beside(key string) string {
+	s := t.filePath(key, "")
+	if s == "" || filepath.IsAbs(s) {
+		return s
+	}
+	return filepath.Join(filepath.Dir(t.r.main), s)
 }
 
 // choice is one of some words, or def.

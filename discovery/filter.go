@@ -3,7 +3,6 @@ package discovery
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -38,14 +37,24 @@ func (f LabelFilter) Validate() error {
 // Filter returns the instances that pass all filters, in their order. It does not change instances. A filter that
 // Validate refuses keeps everything: a mistake must not empty a service.
 func Filter(instances []Instance, filters []LabelFilter) []Instance {
-	return slices.DeleteFunc(slices.Clone(instances), func(in Instance) bool {
-		return slices.ContainsFunc(filters, func(f LabelFilter) bool { return f.drops(in) })
-	})
+	out := make([]Instance, 0, len(instances))
+	for i := range instances {
+		if passes(instances[i].Labels, filters) {
+			out = append(out, instances[i])
+		}
+	}
+	return out
 }
 
-func (f LabelFilter) drops(in Instance) bool {
-	same := sameValue(in.Labels[f.Label], f.Value)
-	return f.Condition == Equals && !same || f.Condition == NotEquals && same
+func passes(labels map[string]any, filters []LabelFilter) bool {
+	for i := range filters {
+		f := &filters[i]
+		same := sameValue(labels[f.Label], f.Value)
+		if f.Condition == Equals && !same || f.Condition == NotEquals && same {
+			return false
+		}
+	}
+	return true
 }
 
 // sameValue compares label values. Numbers are equal when they are written alike or when one of them is a fraction

@@ -65,23 +65,36 @@ func quote(s string) string {
 // dropped alone. It is stricter where registry text would reach HAProxy: see ParseEndpoint, SafeName and the alphabet
 // of server options, for which Synapse had no checks (any writer of a znode could add directives to haproxy.cfg).
 //
-// Session, Created and Modified are the caller's to fill in.
+// Session, Created and Modified are the caller's to fill in. Who decodes many registrations of one service and keeps
+// the instances uses a NerveDecoder.
 func DecodeNerve(node string, data []byte) (Instance, error) {
+	return decode(node, data, nil)
+}
+
+func decode(node string, data []byte, d *NerveDecoder) (Instance, error) {
 	if payload, ok := DecodeName(node); ok {
-		if in, err := decodeNerve(node, payload); err == nil {
+		if in, err := decodePayload(node, payload, d); err == nil {
 			return in, nil
 		}
 	}
-	return decodeNerve(node, data)
+	return decodePayload(node, data, d)
 }
 
-func decodeNerve(node string, data []byte) (Instance, error) {
+func decodePayload(node string, data []byte, d *NerveDecoder) (Instance, error) {
 	if len(data) > maxPayload {
 		return Instance{}, reject(ReasonOversize, "%d bytes of data, at most %d are decoded", len(data), maxPayload)
 	}
 	if len(data) == 0 {
 		return Instance{}, reject(ReasonUndecodable, "the node has no data")
 	}
+	if in, ok := decodeUsual(node, data, d); ok {
+		return in, nil
+	}
+	return decodeJSON(node, data)
+}
+
+// decodeJSON decodes any registration. It defines what a registration means.
+func decodeJSON(node string, data []byte) (Instance, error) {
 	fields, err := object(data)
 	if err != nil {
 		return Instance{}, reject(ReasonUndecodable, "%s in %s", quote(err.Error()), quote(string(data)))
@@ -133,14 +146,17 @@ func object(data []byte) (map[string]any, error) {
 }
 
 func port(v any) (int, bool) {
-	text := ""
 	switch v := v.(type) {
 	case json.Number:
-		text = v.String()
+		return portNumber(v.String())
 	case string:
-		text = v
+		return portNumber(v)
 	}
-	if text == "" || len(text) > 16 || strings.Trim(text, "0123456789") != "" {
+	return 0, false
+}
+
+func portNumber(text string) (int, bool) {
+	if len(text) > 16 || !digits(text) {
 		return 0, false
 	}
 	n, err := strconv.Atoi(text)
@@ -152,11 +168,16 @@ func weight(v any) *int {
 	if !ok {
 		return nil
 	}
-	n, err := strconv.Atoi(number.String())
-	if err != nil || n < 0 || n > math.MaxInt32 {
+	n, ok := weightNumber(number.String())
+	if !ok {
 		return nil
 	}
 	return &n
+}
+
+func weightNumber(text string) (int, bool) {
+	n, err := strconv.Atoi(text)
+	return n, err == nil && 0 <= n && n <= math.MaxInt32
 }
 
 func labels(v any) map[string]any {
@@ -174,8 +195,6 @@ func labels(v any) map[string]any {
 	return fields
 }
 
-// serverOptions splits haproxy_server_options at blanks. Nothing but blanks and tabs separates words, so that a line
-// break is part of a word and refused with it.
 func serverOptions(v any) ([]string, error) {
 	if v == nil {
 		return nil, nil
@@ -184,6 +203,12 @@ func serverOptions(v any) ([]string, error) {
 	if !ok {
 		return nil, reject(ReasonOptions, "haproxy_server_options is no text")
 	}
+	return splitOptions(text)
+}
+
+// splitOptions splits haproxy_server_options at blanks. Nothing but blanks and tabs separates words, so that a line
+// break is part of a word and refused with it.
+func splitOptions(text string) ([]string, error) {
 	if len(text) > maxOptions {
 		return nil, reject(ReasonOptions, "haproxy_server_options has %d bytes, at most %d are taken", len(text), maxOptions)
 	}
@@ -209,12 +234,12 @@ func optionByte(c byte) bool {
 
 // SafeName maps a name to letters, digits, "_", "." and "-": each other character becomes "_". It is cut to 64 bytes.
 func SafeName(name string) string {
-	safe := func(c byte) bool {
-		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-'
+	if isSafeName(name) {
+		return name
 	}
 	b := make([]byte, 0, min(len(name), maxName))
 	for i := 0; i < len(name) && len(b) < maxName; {
-		if c := name[i]; safe(c) {
+		if c := name[i]; safeByte(c) {
 			b = append(b, c)
 			i++
 			continue
@@ -226,18 +251,46 @@ func SafeName(name string) string {
 	return string(b)
 }
 
+func isSafeName(name string) bool {
+	for i := range len(name) {
+		if !safeByte(name[i]) {
+			return false
+		}
+	}
+	return len(name) <= maxName
+}
+
+func safeByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-'
+}
+
 // SequenceID returns the number after the last "_" of a node's name, all of it when there is no "_", as Synapse does;
 // nil when that is not a number.
 func SequenceID(node string) *int64 {
-	digits := node[strings.LastIndexByte(node, '_')+1:]
-	if digits == "" || strings.Trim(digits, "0123456789") != "" {
-		return nil
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil {
+	n, ok := sequence(node)
+	if !ok {
 		return nil
 	}
 	return &n
+}
+
+func sequence(node string) (int64, bool) {
+	number := node[strings.LastIndexByte(node, '_')+1:]
+	if !digits(number) {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	return n, err == nil
+}
+
+// digits reports whether text consists of digits, at least one.
+func digits(text string) bool {
+	for i := range len(text) {
+		if text[i] < '0' || text[i] > '9' {
+			return false
+		}
+	}
+	return text != ""
 }
 
 const encodedPrefix = "base64_"

@@ -316,13 +316,3 @@ func FuzzDecodeName(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkDecodeNerve(b *testing.B) {
-	data := []byte(`{"host":"10.0.0.1","port":3000,"name":"i-1","weight":7,"haproxy_server_options":"check inter 2s","labels":{"az":"us-east-1a"}}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := discovery.DecodeNerve("i-1_0000000042", data); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

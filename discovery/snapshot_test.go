@@ -1,9 +1,12 @@
 package discovery_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +91,80 @@ func TestDedup(t *testing.T) {
 	require.Equal(t, nodes(all[3:5]), nodes(discovery.Dedup(all[3:5])))
 }
 
+// TestDedupOracle: in every order the result is that of the definition, and the input stays as it was.
+func TestDedupOracle(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for range 2000 {
+		all := make([]discovery.Instance, random.IntN(8))
+		for i := range all {
+			node := []string{"plain", "i_1", "i_2", "i_3"}[random.IntN(4)]
+			all[i] = instance(t, []string{"a", "b", "10.0.0.1"}[random.IntN(3)], []string{"x", "y"}[random.IntN(2)], node, nil)
+			all[i].Session = int64(i)
+		}
+		switch random.IntN(3) {
+		case 0:
+			slices.SortStableFunc(all, discovery.Compare)
+		case 1: // twins side by side, their nodes in any order
+			slices.SortStableFunc(all, func(a, b discovery.Instance) int {
+				return cmp.Or(a.Endpoint.Compare(b.Endpoint), strings.Compare(a.Name, b.Name))
+			})
+		}
+		before := slices.Clone(all)
+		require.Equal(t, sessions(survivors(all)), sessions(discovery.Dedup(all)), "%v", nodes(all))
+		require.Equal(t, before, all)
+	}
+}
+
+// survivors is the definition of Dedup: those that no twin beats. Their sessions number them.
+func survivors(all []discovery.Instance) []discovery.Instance {
+	beats := func(a, b discovery.Instance) bool {
+		switch {
+		case a.Endpoint != b.Endpoint || a.Name != b.Name:
+			return false
+		case a.ID != nil && b.ID != nil && *a.ID != *b.ID:
+			return *a.ID < *b.ID
+		case (a.ID == nil) != (b.ID == nil):
+			return a.ID != nil
+		}
+		return a.Session < b.Session
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(b discovery.Instance) bool {
+		return slices.ContainsFunc(all, func(a discovery.Instance) bool { return beats(a, b) })
+	})
+}
+
+func sessions(instances []discovery.Instance) []int64 {
+	list := []int64{}
+	for _, in := range instances {
+		list = append(list, in.Session)
+	}
+	return list
+}
+
+// TestDedupAppend: what is added to the result does not appear in the list that it came from.
+func TestDedupAppend(t *testing.T) {
+	all := []discovery.Instance{instance(t, "a", "", "1", nil), instance(t, "b", "", "2", nil), instance(t, "c", "", "3", nil)}
+	_ = append(discovery.Dedup(all[:2]), instance(t, "d", "", "4", nil))
+	require.Equal(t, []string{"1", "2", "3"}, nodes(all))
+}
+
+func TestCompare(t *testing.T) {
+	sorted := []discovery.Instance{
+		instance(t, "9.0.0.1", "b", "b", nil),
+		instance(t, "10.0.0.1", "a", "a", nil),
+		instance(t, "10.0.0.1", "a", "b", nil),
+		instance(t, "10.0.0.1", "b", "a", nil),
+		instance(t, "::1", "a", "a", nil),
+		instance(t, "a", "a", "a", nil),
+		instance(t, "b", "", "", nil),
+	}
+	for i, a := range sorted {
+		for j, b := range sorted {
+			require.Equal(t, cmp.Compare(i, j), discovery.Compare(a, b), "%d %d", i, j)
+		}
+	}
+}
+
 func TestSnapshotEqual(t *testing.T) {
 	make := func() discovery.Snapshot {
 		in := instance(t, "a", "x", "i_1", map[string]any{"z": json.Number("1")})
@@ -107,6 +184,9 @@ func TestSnapshotEqual(t *testing.T) {
 		"no weight": func(s *discovery.Snapshot) { s.Instances[0].Weight = nil },
 		"options":   func(s *discovery.Snapshot) { s.Instances[0].ServerOptions = nil },
 		"labels":    func(s *discovery.Snapshot) { s.Instances[0].Labels["z"] = "1" },
+		"no labels": func(s *discovery.Snapshot) { s.Instances[0].Labels = nil },
+		"id":        func(s *discovery.Snapshot) { s.Instances[0].ID = ptr[int64](2) },
+		"server id": func(s *discovery.Snapshot) { s.Instances[0].ServerID = 2 },
 		"node":      func(s *discovery.Snapshot) { s.Instances[0].Node = "k_1" },
 		"session":   func(s *discovery.Snapshot) { s.Instances[0].Session = 5 },
 		"rejected":  func(s *discovery.Snapshot) { s.Rejected[0].Reason = "port" },
@@ -115,6 +195,13 @@ func TestSnapshotEqual(t *testing.T) {
 		change(&other)
 		require.False(t, make().Equal(other), name)
 	}
+	shared := make()
+	next := shared
+	next.Instances = slices.Clone(shared.Instances)
+	require.True(t, shared.Equal(next), "the labels are one map")
+	next.Instances[0].Labels = nil
+	shared.Instances[0].Labels = map[string]any{}
+	require.True(t, shared.Equal(next), "none either way")
 }
 
 func TestStatic(t *testing.T) {

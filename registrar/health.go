@@ -1,5 +1,7 @@
 package registrar
 
+import "fmt"
+
 // State is what is known of a service's health. Its zero value is Unknown.
 type State int
 
@@ -22,6 +24,17 @@ func (s State) String() string {
 
 // MarshalText writes the state's word.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (s *State) UnmarshalText(text []byte) error {
+	for _, known := range []State{Unknown, Up, Down} {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("read state: %q is none", text)
+}
 
 // Health turns a check's results into a state: rise passes in a row bring it up, fall failures in a row take it down,
 // anything else leaves it as it is.

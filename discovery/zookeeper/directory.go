@@ -291,7 +291,7 @@ func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		now, err := p.e.link.get(full, true)
+		now, err := p.s.get(ctx, p.e, full, true)
 		if gone(err) {
 			return false, nil
 		}
@@ -340,7 +340,7 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 	if err := p.sync(p.dir); err != nil {
 		return nil, err
 	}
-	ls, err := p.e.link.children(p.dir, false)
+	ls, err := p.s.children(ctx, p.e, p.dir, false)
 	if gone(err) {
 		return nil, nil
 	}
@@ -358,7 +358,7 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		full := path.Join(p.dir, name)
-		now, err := p.e.link.get(full, false)
+		now, err := p.s.get(ctx, p.e, full, false)
 		switch {
 		case gone(err):
 		case err != nil:
@@ -463,7 +463,7 @@ func (p *publication) fixed(ctx context.Context) (string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		now, err := p.e.link.get(full, true)
+		now, err := p.s.get(ctx, p.e, full, true)
 		switch {
 		case gone(err):
 			made, err := p.create(ctx)
@@ -584,7 +584,7 @@ func (p *publication) remove(ctx context.Context, full string, meant func(readin
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		now, err := p.e.link.get(full, false)
+		now, err := p.s.get(ctx, p.e, full, false)
 		if gone(err) {
 			return nil
 		}

@@ -1,6 +1,9 @@
 package zookeeper
 
-import "sync"
+import (
+	"maps"
+	"sync"
+)
 
 // inbox gathers what a source has to look at. The library's goroutine puts in, and never waits; the source takes all
 // at once. However many events come, it holds each child's name once.
@@ -52,8 +55,15 @@ func (b *inbox) take() (e *epoch, list bool, nodes map[string]struct{}) {
 	return e, list, nodes
 }
 
-// open starts to gather what happens at a path and its children.
-func (s *Session) open(path string) *inbox {
+// peek returns what take would.
+func (b *inbox) peek() (list bool, nodes map[string]struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.list, maps.Clone(b.nodes)
+}
+
+// listen starts to gather what happens at a path and its children.
+func (s *Session) listen(path string) *inbox {
 	b := newInbox()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,11 +77,14 @@ func (s *Session) open(path string) *inbox {
 	return b
 }
 
-func (s *Session) shut(path string, b *inbox) {
+// shut ends that. It reports whether nobody listens to the path any more.
+func (s *Session) shut(path string, b *inbox) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.routes[path], b)
-	if len(s.routes[path]) == 0 {
-		delete(s.routes, path)
+	if len(s.routes[path]) > 0 {
+		return false
 	}
+	delete(s.routes, path)
+	return true
 }

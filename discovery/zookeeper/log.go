@@ -38,9 +38,12 @@ func explain(line string) string {
 	switch {
 	case strings.HasPrefix(line, "authentication failed") && (strings.HasSuffix(line, "EOF") || strings.Contains(line, "reset by peer")):
 		return "the server closed the connection instead of answering: it has no quorum or is starting, has too many connections " +
-			"from this address (maxClientCnxns), wants TLS, or its data is older than what this client has seen"
+			"from this address (maxClientCnxns), wants TLS or does not, or its data is older than what this client has seen " +
+			"(a member that lags behind, or a store that was wiped or restored)"
 	case strings.HasPrefix(line, "authentication failed") && strings.Contains(line, "i/o timeout"):
 		return "the server accepted the connection and did not answer"
+	case strings.HasPrefix(line, "authentication failed: log in"):
+		return strings.TrimPrefix(line, "authentication failed: ") + "; see zookeeper.auth"
 	case strings.HasPrefix(line, "authentication failed: zk: session has been expired"):
 		return "the session has expired"
 	}

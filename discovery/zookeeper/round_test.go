@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -14,36 +15,139 @@ import (
 // TestFailedRoundKeepsTheView: neither a listing nor a reading that fails takes anything away, and what could not be
 // read stays to be read.
 func TestFailedRoundKeepsTheView(t *testing.T) {
-	s := New(Options{Hosts: []string{"127.0.0.1:1"}})
-	defer s.Close()
-	conn, events, err := zk.Connect([]string{"127.0.0.1:1"}, time.Second, zk.WithLogger(libraryLog{s.log, func(string) {}}))
-	require.NoError(t, err)
-	conn.Close() // each request fails from now on, although nobody has said that the connection is lost
-	for range events {
-	}
-	e := &epoch{link: &link{conn: conn}, down: make(chan struct{})}
+	for _, classic := range []bool{false, true} {
+		s, e := answering(t, Options{Classic: classic}, func(op int32, _ []byte) (int32, []byte) {
+			if op == opAddWatch {
+				return 0, nil
+			}
+			return -5, nil // KeeperException.Code.MARSHALLINGERROR
+		})
+		r := &source{s: s, path: "/web", o: SourceOptions{Decode: discovery.DecodeNerve}}
+		v := newView(discovery.DecodeNerve)
+		v.list([]string{"a", "b"})
+		v.read("a", readingOf(1, `{"host":"h","port":1}`))
+		v.read("b", readingOf(2, `{"host":"g","port":1}`))
+		before := v.snapshot("s", time.Time{})
+		require.Len(t, before.Instances, 2)
 
-	v := newView(discovery.DecodeNerve)
-	v.list([]string{"a", "b"})
-	v.read("a", readingOf(1, `{"host":"h","port":1}`))
-	v.read("b", readingOf(2, `{"host":"g","port":1}`))
-	before := v.snapshot("s", time.Time{})
-	require.Len(t, before.Instances, 2)
-
-	for _, watch := range []bool{false, true} {
-		var listing, reading task
-		listing.full()
-		reading.add("a")
-		for _, tk := range []*task{&listing, &reading} {
-			require.ErrorIs(t, s.round(context.Background(), e, "/web", v, tk, watch), zk.ErrConnectionClosed)
-			require.False(t, tk.empty())
-			require.False(t, v.changed)
-			require.True(t, v.snapshot("s", time.Time{}).Equal(before))
+		nodes := func() task { return task{nodes: map[string]struct{}{"a": {}}} }
+		for name, tk := range map[string]task{
+			"listing": {arm: true, list: true, all: true}, "looking": {look: true}, "reading": nodes(),
+		} {
+			require.ErrorContains(t, r.round(context.Background(), e, v, &tk, newInbox()), "code -5", name)
+			require.False(t, tk.empty(), name)
+			require.False(t, v.changed, name)
+			require.True(t, v.snapshot("s", time.Time{}).Equal(before), name)
 		}
+		require.NoError(t, e.tap.Close())
+		tk := nodes()
+		require.ErrorIs(t, r.round(context.Background(), e, v, &tk, newInbox()), errLost)
+		require.False(t, tk.empty())
+		require.True(t, v.snapshot("s", time.Time{}).Equal(before))
 	}
-	close(e.down)
-	var full task
-	full.full()
-	require.ErrorIs(t, s.round(context.Background(), e, "/web", v, &full, true), errLost)
-	require.True(t, v.snapshot("s", time.Time{}).Equal(before))
+}
+
+// TestMalformedReplies: a reply that makes no sense takes nothing away either.
+func TestMalformedReplies(t *testing.T) {
+	good := appendRead(nil, []byte(`{"host":"h","port":2}`), zk.Stat{Czxid: 1, Mzxid: 9})
+	for name, body := range map[string][]byte{
+		"nothing":        nil,
+		"cut short":      good[:len(good)-3],
+		"no end":         good,
+		"another number": appendEnd(append(good, good...)),
+		"rest":           append(appendEnd(good), 1),
+		"other reading":  appendEnd(request(nil).int32(8).bool(false).int32(0).int32(0)),
+		"failed with 0":  appendEnd(appendFailedRead(nil, 0)),
+		"length":         request(nil).int32(opGetData).bool(false).int32(0).int32(1 << 30),
+	} {
+		s, e := answering(t, Options{}, func(int32, []byte) (int32, []byte) { return 0, body })
+		r := &source{s: s, path: "/web", o: SourceOptions{Decode: discovery.DecodeNerve}}
+		v := newView(discovery.DecodeNerve)
+		v.read("a", readingOf(1, `{"host":"h","port":1}`))
+		tk := task{nodes: map[string]struct{}{"a": {}}}
+		require.ErrorIs(t, r.round(context.Background(), e, v, &tk, newInbox()), errMalformed, name)
+		require.Len(t, v.snapshot("s", time.Time{}).Instances, 1, name)
+	}
+}
+
+// TestLargeRepliesAreReadInHalves: registrations that together are more than is taken at once are still read, and one
+// that alone is more is refused, not the others.
+func TestLargeRepliesAreReadInHalves(t *testing.T) {
+	asked := 0
+	s, e := answering(t, Options{}, func(_ int32, body []byte) (int32, []byte) {
+		asked++
+		var out []byte
+		for _, p := range readsOf(t, body) {
+			size := nodeMost/2 + 100
+			if p == "/web/huge" {
+				size = nodeMost + 1
+			}
+			out = appendRead(out, make([]byte, size), zk.Stat{})
+		}
+		return 0, appendEnd(out)
+	})
+	var read, refused []string
+	each := func(name string, r reading, err error) {
+		if tooLarge(err) {
+			refused = append(refused, name)
+			return
+		}
+		require.NoError(t, err)
+		require.Len(t, r.data, nodeMost/2+100)
+		read = append(read, name)
+	}
+	require.NoError(t, s.readNodes(context.Background(), e, "/web", []string{"a", "b", "huge", "c", "d"}, false, each))
+	require.ElementsMatch(t, []string{"a", "b", "c", "d"}, read)
+	require.Equal(t, []string{"huge"}, refused)
+	require.Greater(t, asked, 5)
+	require.Len(t, s.budget.batches, mostBatches, "all places are free again")
+}
+
+// TestUnits: no request is larger than a server takes, whatever the names are, and none is left out.
+func TestUnits(t *testing.T) {
+	long := func(n, length int) (names []string) {
+		for i := range n {
+			names = append(names, fmt.Sprintf("%0*d", length, i))
+		}
+		return names
+	}
+	for _, names := range [][]string{nil, {"a"}, long(1000, 10), long(20, 64<<10), append(long(3, 300<<10), long(500, 3)...)} {
+		var all []string
+		for _, u := range units("/services/web", names, true) {
+			require.NotEmpty(t, u)
+			require.LessOrEqual(t, len(u), batchNodes)
+			if len(u) > 1 {
+				require.LessOrEqual(t, len(u.request("/services/web", true, false)), batchBytes+100)
+			}
+			all = append(all, u...)
+		}
+		require.Equal(t, names, all)
+	}
+	require.Len(t, units("/", long(1000, 10), true), 3)
+	require.Len(t, units("/", long(7, 10), false), 7)
+}
+
+// TestAuditCount: only what nobody has told of is a difference.
+func TestAuditCount(t *testing.T) {
+	set := func(names ...string) map[string]struct{} {
+		m := map[string]struct{}{}
+		for _, n := range names {
+			m[n] = struct{}{}
+		}
+		return m
+	}
+	found := func() *audit {
+		a := newAudit()
+		a.names, a.nodes = set("joined", "left", "told"), set("changed", "told too")
+		return a
+	}
+	a := found()
+	a.hear(false, set("told"))
+	a.hear(false, set("told too", "another"))
+	require.Equal(t, 3, a.count())
+	a = found()
+	a.hear(true, set("told too"))
+	a.hear(false, nil)
+	require.Equal(t, 1, a.count(), "the set of children was told of")
+	require.Zero(t, newAudit().count())
 }

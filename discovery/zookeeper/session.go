@@ -3,6 +3,7 @@
 package zookeeper
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -58,10 +60,6 @@ type Options struct {
 	// AntiEntropy is the mean time between full readings that check what the watches have told. 0: 7.5 minutes.
 	AntiEntropy time.Duration
 
-	// Confirm is when, after a (re)connect, everything is read a second time: the library's setting of watches is
-	// known to have lost changes (see wire), and looking again costs little. 0: 3 s.
-	Confirm time.Duration
-
 	// Dial opens connections. nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -77,14 +75,12 @@ const (
 	defaultSessionTimeout   = 12 * time.Second
 	defaultHandshakeTimeout = 3 * time.Second
 	defaultAntiEntropy      = 450 * time.Second
-	defaultConfirm          = 3 * time.Second
 
-	// maxInFlight bounds the requests of one session that wait for an answer. More than 64 brought nothing in
-	// measurements (the server's cost per request dominates), and a server's own limit is 1,000 for all its clients.
-	maxInFlight = 64
+	// An outage is said again after a minute, then after twice the time, and at least twice an hour.
+	remindFirst = time.Minute
+	remindMost  = 30 * time.Minute
 
-	// maxReply bounds what one reply may make the client allocate: 50,000 children are 1.8 MB.
-	maxReply = 64 << 20
+	defaultTLSTimeout = 5 * time.Second // a Java server's first handshakes took up to 0.9 s in measurements
 )
 
 // Session is one client of an ensemble, shared by all that need it. It connects by itself, for ever, until Close; an
@@ -99,10 +95,12 @@ type Session struct {
 	over chan struct{}  // closed when Close or Leave has done all
 	all  sync.WaitGroup // every goroutine of ours, those in library calls included
 
-	slots   chan int                  // free places for requests in flight
-	started [maxInFlight]atomic.Int64 // when the request in each place began, Unix ns; 0: free
+	budget *budget      // of all reads
+	zxid   atomic.Int64 // the highest seen
+	old    atomic.Bool  // the servers know neither persistent watches nor MultiRead
+	arming sync.Mutex   // around setting a persistent watch, and removing it
 
-	received, reads, sessions, reconnects, differences, discarded atomic.Uint64
+	received, reads, events, sessions, expired, reconnects, resyncs, unchanged, differences, discarded atomic.Uint64
 
 	ledger *ledger // nil without a session file
 
@@ -119,8 +117,10 @@ type Session struct {
 	since    time.Time // of the present state
 	attempts int       // dials since up was lost
 	lastErr  string
-	warned   bool // the present loss has been said
-	refused  bool // and why servers refuse
+	warned   bool          // the present loss has been said
+	refused  bool          // and why servers refuse
+	reminder time.Duration // after the loss, when it is said again
+	unarmed  int           // connections in a row that ended without an answer to addWatch
 	routes   map[string]map[*inbox]struct{}
 	guards   map[string]struct{}
 	subs     map[chan struct{}]struct{}
@@ -129,16 +129,15 @@ type Session struct {
 
 // link is one zk.Conn, with what dies with it.
 type link struct {
-	ctx     context.Context // ends when the link is given up; dials then fail
-	cancel  context.CancelFunc
-	conn    *zk.Conn
-	ready   chan struct{} // closed when conn is set
-	watches watches
+	ctx    context.Context // ends when the link is given up; dials then fail
+	cancel context.CancelFunc
+	conn   *zk.Conn
+	ready  chan struct{} // closed when conn is set
 
 	made time.Time
 
 	mu      sync.Mutex // guards all below
-	wire    *wire
+	tap     *tap
 	dialed  time.Time // start of the latest dial
 	reached bool      // a dial since the last session went through
 	attempt int       // dials since the last connection that lived
@@ -149,8 +148,10 @@ type link struct {
 type epoch struct {
 	gen     uint64
 	link    *link
+	tap     *tap
 	session int64
 	down    chan struct{} // closed when the connection is lost
+	current chan bool     // one element, who has it may ask: whether the server has caught up with its leader
 }
 
 // New returns a session and starts to connect. It does not block; hosts that cannot be resolved or reached are tried
@@ -168,9 +169,6 @@ func New(o Options) *Session {
 	if o.AntiEntropy <= 0 {
 		o.AntiEntropy = defaultAntiEntropy
 	}
-	if o.Confirm <= 0 {
-		o.Confirm = defaultConfirm
-	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
@@ -182,12 +180,9 @@ func New(o Options) *Session {
 	o.Dial = abrupt(o.Dial)
 	o.Chroot = strings.TrimSuffix(o.Chroot, "/")
 	s := &Session{
-		o: o, log: o.Log, slots: make(chan int, maxInFlight), rise: make(chan struct{}), since: time.Now(),
+		o: o, log: o.Log, budget: newBudget(), rise: make(chan struct{}), since: time.Now(),
 		routes: map[string]map[*inbox]struct{}{}, guards: map[string]struct{}{}, subs: map[chan struct{}]struct{}{},
 		regs: map[regKey]*registration{}, over: make(chan struct{}),
-	}
-	for i := range maxInFlight {
-		s.slots <- i
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	hosts, err := parseHosts(o.Hosts)
@@ -204,7 +199,7 @@ func New(o Options) *Session {
 
 // keep holds a link, and replaces one that makes no progress, until the session is closed.
 func (s *Session) keep() {
-	tick := time.NewTicker(max(s.o.Watchdog/20, 10*time.Millisecond))
+	tick := time.NewTicker(max(min(s.o.Watchdog/20, s.o.SessionTimeout/6), 10*time.Millisecond))
 	defer tick.Stop()
 	l := s.connect()
 	for {
@@ -212,16 +207,52 @@ func (s *Session) keep() {
 		case <-s.ctx.Done():
 			return
 		case now := <-tick.C:
+			s.remind(now)
+			s.hurry(l, now)
 			why := s.stuck(l, now)
 			if why == "" {
 				continue
 			}
 			s.discarded.Add(1)
 			s.log.WithField("err", why).Warn("zookeeper client makes no progress; starting it anew")
+			// What answers may be older than what was seen: a store that was wiped, or restored. It has the last word.
+			s.zxid.Store(0)
 			s.lost(l)
 			s.all.Go(l.abandon)
 			l = s.connect()
 		}
+	}
+}
+
+// remind says that an outage goes on, after a minute and then ever more seldom.
+func (s *Session) remind(now time.Time) {
+	s.mu.Lock()
+	if s.up != nil || s.closed {
+		s.mu.Unlock()
+		return
+	}
+	if s.reminder < remindFirst {
+		s.reminder = remindFirst
+	}
+	away := now.Sub(s.since)
+	if away < s.reminder {
+		s.mu.Unlock()
+		return
+	}
+	s.reminder = min(2*s.reminder, s.reminder+remindMost)
+	fields := logrus.Fields{"duration": away.Round(time.Second), "attempt": s.attempts, "err": s.lastErr}
+	s.mu.Unlock()
+	s.log.WithFields(fields).Warn("zookeeper still cannot be reached; what is known stays in force")
+}
+
+// hurry ends a connection on which a reply has been lost. The next one takes the session up.
+func (s *Session) hurry(l *link, now time.Time) {
+	s.mu.Lock()
+	e, limit := s.up, s.timeout*2/3
+	s.mu.Unlock()
+	if e != nil && e.link == l && e.tap.overtaken(now, limit) {
+		s.log.WithField("addr", s.Status().Server).Warn("zookeeper has answered later requests and not an earlier one; connecting anew")
+		e.tap.Close()
 	}
 }
 
@@ -236,11 +267,6 @@ func (s *Session) stuck(l *link, now time.Time) string {
 	l.mu.Unlock()
 	switch limit := s.o.Watchdog; {
 	case up:
-		for i := range s.started {
-			if ns := s.started[i].Load(); ns != 0 && now.Sub(later(since, time.Unix(0, ns))) > limit {
-				return "a request is not answered though the connection stands"
-			}
-		}
 	case now.Sub(later(since, l.made)) <= limit:
 	case reached:
 		return "servers are reached and the session is not taken up"
@@ -266,7 +292,7 @@ func (s *Session) connect() *link {
 		zk.WithDialer(func(_, address string, _ time.Duration) (net.Conn, error) { return s.dial(l, address) }),
 		zk.WithLogger(libraryLog{s.log, func(line string) { s.noteFailure(l, line) }}),
 		zk.WithEventCallback(func(ev zk.Event) { s.event(l, ev) }),
-		zk.WithMaxBufferSize(maxReply),
+		zk.WithMaxBufferSize(libraryReply),
 	)
 	if err != nil { // only for an empty list or a failing provider, and ours does not
 		panic(fmt.Sprintf("zookeeper: connect: %v", err))
@@ -291,10 +317,10 @@ func (s *Session) connect() *link {
 func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	<-l.ready // the first events need the zk.Conn
 	l.mu.Lock()
-	if w := l.wire; w != nil {
+	if l.tap != nil {
 		// The library leaves the connection of an expired session to the garbage collector.
-		w.Close()
-		l.wire = nil
+		l.tap.Close()
+		l.tap = nil
 	}
 	if !l.shaken.IsZero() && time.Since(l.shaken) > s.o.SessionTimeout/3 {
 		l.attempt = 0
@@ -316,23 +342,68 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	l.mu.Lock()
 	l.dialed = time.Now()
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(l.ctx, s.o.HandshakeTimeout)
-	defer cancel()
-	c, err := s.o.Dial(ctx, "tcp", address)
+	c, err := s.open(l.ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	w := newWire(c, s.o.HandshakeTimeout, min(time.Second, s.o.SessionTimeout/6), resume, l.watches.used,
-		func(h handshake) { s.shaken(l, h) }, &s.received)
+	logins, err := readLogins(s.o.Logins)
+	if err != nil { // another file may hold better ones at the next attempt
+		c.Close()
+		return nil, err
+	}
+	t := newTap(c, tapOptions{
+		limit: s.o.HandshakeTimeout, writeLimit: max(s.o.SessionTimeout*2/3, time.Second), resume: resume, zxid: &s.zxid,
+		logins: logins, received: &s.received,
+		shaken: func(h handshake) { s.shaken(l, h) },
+		event:  s.route,
+	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reached = true
-	if l.ctx.Err() != nil { // given up meanwhile: abandon has not seen this wire
-		w.Close()
+	if l.ctx.Err() != nil { // given up meanwhile: abandon has not seen this connection
+		t.Close()
 		return nil, errClosed
 	}
-	l.wire = w
-	return w, nil
+	l.tap = t
+	return t, nil
+}
+
+// open connects to an address, with TLS where that is wanted.
+func (s *Session) open(ctx context.Context, address string) (net.Conn, error) {
+	dialing, cancel := context.WithTimeout(ctx, s.o.HandshakeTimeout)
+	defer cancel()
+	c, err := s.o.Dial(dialing, "tcp", address)
+	if err != nil || s.o.TLS == nil {
+		return c, err
+	}
+	config := s.o.TLS.Clone()
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	shaking, cancel := context.WithTimeout(ctx, max(s.o.HandshakeTimeout, defaultTLSTimeout))
+	defer cancel()
+	secure := tls.Client(c, config)
+	if err := secure.HandshakeContext(shaking); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("TLS handshake with %s: %w", address, err)
+	}
+	return secure, nil
+}
+
+// readLogins reads the files that logins name.
+func readLogins(logins []Login) ([]Login, error) {
+	var out []Login
+	for _, l := range logins {
+		if l.File != "" {
+			text, err := os.ReadFile(l.File)
+			if err != nil {
+				return nil, fmt.Errorf("read ZooKeeper's credentials: %w", err)
+			}
+			l.Credentials = bytes.TrimRight(text, "\r\n")
+		}
+		out = append(out, l)
+	}
+	return out, nil
 }
 
 // shaken takes in what the server says about the session.
@@ -341,7 +412,7 @@ func (s *Session) shaken(l *link, h handshake) {
 	l.shaken = time.Now()
 	l.mu.Unlock()
 	if h.session == 0 {
-		l.watches.expire()
+		s.expired.Add(1)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -356,10 +427,10 @@ func (s *Session) shaken(l *link, h handshake) {
 func (l *link) abandon() {
 	l.cancel()
 	l.mu.Lock()
-	w := l.wire
+	t := l.tap
 	l.mu.Unlock()
-	if w != nil {
-		w.Close()
+	if t != nil {
+		t.Close()
 	}
 	l.conn.Close()
 }
@@ -376,10 +447,6 @@ func (s *Session) event(l *link, ev zk.Event) {
 		s.connected(l, ev.Server)
 	case ev.Type == zk.EventSession:
 		s.lost(l)
-	case ev.Type == zk.EventNotWatching:
-		// All watches have ended with the session. What follows from that follows from the next connection.
-	default:
-		s.route(ev)
 	}
 }
 
@@ -387,7 +454,11 @@ func (s *Session) connected(l *link, server string) {
 	session := l.conn.SessionID()
 	l.mu.Lock()
 	l.reached = false
+	t := l.tap
 	l.mu.Unlock()
+	if t == nil { // given up
+		return
+	}
 
 	s.mu.Lock()
 	if s.closed || s.link != l || s.up != nil {
@@ -395,12 +466,13 @@ func (s *Session) connected(l *link, server string) {
 		return
 	}
 	s.gen++
-	e := &epoch{gen: s.gen, link: l, session: session, down: make(chan struct{})}
+	e := &epoch{gen: s.gen, link: l, tap: t, session: session, down: make(chan struct{}), current: make(chan bool, 1)}
+	e.current <- false
 	fields := logrus.Fields{"session": hex(session), "addr": server, "duration": time.Since(s.since).Round(time.Millisecond), "attempt": s.attempts}
 	fresh := session != s.latest
 	s.latest = session
 	s.up, s.server, s.since, s.attempts, s.lastErr = e, server, time.Now(), 0, ""
-	s.warned, s.refused = false, false
+	s.warned, s.refused, s.reminder = false, false, 0
 	close(s.rise)
 	for _, boxes := range s.routes {
 		for b := range boxes {
@@ -456,18 +528,20 @@ func (s *Session) noteFailure(l *link, why string) {
 	}
 }
 
-// route hands a watch's event to those who look at the path or at its parent.
-func (s *Session) route(ev zk.Event) {
+// route hands a watch's event to those who look at the path or at its parent. What happens further below a watched
+// path concerns nobody. It runs in the goroutine that reads from the connection.
+func (s *Session) route(ev event) {
+	s.events.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for b := range s.routes[ev.Path] {
+	for b := range s.routes[ev.path] {
 		b.changed(true, "")
 	}
-	parent, child := path.Split(ev.Path)
+	parent, child := path.Split(ev.path)
 	for b := range s.routes[trimSlash(parent)] {
 		b.changed(false, child)
 	}
-	if _, ok := s.guards[ev.Path]; ok {
+	if _, ok := s.guards[ev.path]; ok {
 		s.notify()
 	}
 }
@@ -530,59 +604,6 @@ func (s *Session) goTracked(f func()) error {
 	return nil
 }
 
-// start runs f, which makes one request, in a goroutine. The library's calls know neither contexts nor deadlines: one
-// may last until the connection is given up, and who waits for it must be able to leave. The goroutine then stays
-// behind; at most maxInFlight of them can. start blocks while all places are taken, and fails when ctx or the
-// connection ends first; f is then not run.
-func (s *Session) start(ctx context.Context, e *epoch, f func(*link)) error {
-	var place int
-	select {
-	case place = <-s.slots:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.down:
-		return errLost
-	}
-	s.started[place].Store(time.Now().UnixNano())
-	s.reads.Add(1)
-	release := func() {
-		s.started[place].Store(0)
-		s.slots <- place
-	}
-	err := s.goTracked(func() {
-		defer release()
-		f(e.link)
-	})
-	if err != nil {
-		release()
-	}
-	return err
-}
-
-// call runs one reading request and waits for its result, for ctx, or for the loss of the connection.
-func call[T any](ctx context.Context, s *Session, e *epoch, f func(*link) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	var none T
-	if err := s.start(ctx, e, func(l *link) {
-		v, err := f(l)
-		done <- result{v, err}
-	}); err != nil {
-		return none, err
-	}
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		return none, ctx.Err()
-	case <-e.down:
-		return none, errLost
-	}
-}
-
 // Status is what a session knows about itself at one moment.
 type Status struct {
 	Connected bool
@@ -592,13 +613,16 @@ type Status struct {
 	Since     time.Time     // of the present state
 	Attempts  int           // dials since the connection was lost
 	Error     string        // why it is not connected, in words; empty when it is or nothing failed yet
+
+	// Classic tells that there is one watch per node, by Options or because the servers know nothing better.
+	Classic bool
 }
 
 // Status returns the present state. It does not block.
 func (s *Session) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Status{Connected: s.up != nil, Timeout: s.timeout, Server: s.server, Since: s.since, Attempts: s.attempts}
+	st := Status{Connected: s.up != nil, Timeout: s.timeout, Server: s.server, Since: s.since, Attempts: s.attempts, Classic: !s.modern()}
 	if s.resume.session != 0 {
 		st.Session = hex(s.resume.session)
 	}
@@ -612,18 +636,28 @@ func hex(session int64) string { return fmt.Sprintf("0x%x", uint64(session)) }
 
 // Stats are counters since New.
 type Stats struct {
-	Reads       uint64 // reading requests sent
+	Reads       uint64 // requests sent that read or set a watch
 	Bytes       uint64 // received, of all kinds
+	Events      uint64 // of watches
+	Generation  uint64 // connections established
 	Sessions    uint64 // sessions opened
+	Expired     uint64 // sessions that had ended when they were to be taken up
 	Reconnects  uint64 // connections established after the first
+	Resyncs     uint64 // directories compared after a reconnect
+	Unchanged   uint64 // of these, found as they had been left, so that they were not listed
 	Differences uint64 // changes found that no watch had told of; stays 0 while all is well
 	Discarded   uint64 // clients thrown away by the watchdog
 }
 
 // Stats returns the counters.
 func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	generation := s.gen
+	s.mu.Unlock()
 	return Stats{
-		Reads: s.reads.Load(), Bytes: s.received.Load(), Sessions: s.sessions.Load(), Reconnects: s.reconnects.Load(),
+		Generation: generation, Expired: s.expired.Load(),
+		Reads: s.reads.Load(), Bytes: s.received.Load(), Events: s.events.Load(), Sessions: s.sessions.Load(), Reconnects: s.reconnects.Load(),
+		Resyncs: s.resyncs.Load(), Unchanged: s.unchanged.Load(),
 		Differences: s.differences.Load(), Discarded: s.discarded.Load(),
 	}
 }

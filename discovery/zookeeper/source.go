@@ -1,11 +1,11 @@
 package zookeeper
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"path"
 	"slices"
 	"time"
@@ -17,7 +17,7 @@ import (
 
 // SourceOptions of a source.
 type SourceOptions struct {
-	Decode Decode        // nil: discovery.DecodeNerve
+	Decode Decode        // nil: Nerve's format, with a discovery.NerveDecoder of its own
 	Poll   time.Duration // read everything at this interval; 0: watch
 	Log    logrus.FieldLogger
 
@@ -30,11 +30,12 @@ type SourceOptions struct {
 // only: a path that is missing is waited for and never made.
 //
 // The first change after quiet is read and sent at once; what changes while a round of reads is under way is gathered
-// and read in the next. A snapshot that nobody has taken yet is replaced by a newer one. A round that cannot be
-// finished sends nothing, and is repeated with growing pauses. Run may be called again after it has ended.
+// and read in the next, and in a storm of changes rounds are up to 250 ms apart. A snapshot that nobody has taken yet
+// is replaced by a newer one. A round that cannot be finished sends nothing, and is repeated with growing pauses. Run
+// may be called again after it has ended.
 func (s *Session) Source(service, path string, o SourceOptions) discovery.Source {
 	if o.Decode == nil {
-		o.Decode = discovery.DecodeNerve
+		o.Decode = new(discovery.NerveDecoder).Decode
 	}
 	if o.Log == nil {
 		silent := logrus.New()
@@ -59,17 +60,18 @@ const (
 	sayAfter = 3
 )
 
-// task is what a round has to look at.
+// task is what a round has to look at, in this order.
 type task struct {
+	arm   bool                // the persistent watch is to be set
+	look  bool                // whether the directory is still as it was left
 	list  bool                // the names of the children
-	all   bool                // with list: read every child, known or not
-	nodes map[string]struct{} // children to read
-	audit bool                // nothing is known to have changed: what is found counts as a difference
+	all   bool                // every child that is known
+	nodes map[string]struct{} // these children
+	same  bool                // what look found
+	audit *audit              // nothing is known to have changed: what is found counts as a difference
 }
 
-func (t *task) full() { t.list, t.all = true, true }
-
-func (t *task) empty() bool { return !t.list && len(t.nodes) == 0 }
+func (t *task) empty() bool { return !t.arm && !t.look && !t.list && !t.all && len(t.nodes) == 0 }
 
 func (t *task) add(name string) {
 	if t.nodes == nil {
@@ -78,20 +80,48 @@ func (t *task) add(name string) {
 	t.nodes[name] = struct{}{}
 }
 
+// audit gathers what a full reading finds that no watch has told of.
+type audit struct {
+	names map[string]struct{} // children found created or deleted
+	nodes map[string]struct{} // children found changed
+
+	list bool                // told of: the set of children
+	told map[string]struct{} // told of: these children
+}
+
+func newAudit() *audit {
+	return &audit{names: map[string]struct{}{}, nodes: map[string]struct{}{}, told: map[string]struct{}{}}
+}
+
+// hear takes in what watches have told since the reading was planned.
+func (a *audit) hear(list bool, nodes map[string]struct{}) {
+	a.list = a.list || list
+	maps.Copy(a.told, nodes)
+}
+
+// count returns how much of what was found nobody has told of by the end of the reading. A server tells of a change
+// before it answers with it, so that an event that is still to come is about a later change.
+func (a *audit) count() int {
+	missed := maps.Clone(a.nodes)
+	if !a.list {
+		maps.Copy(missed, a.names)
+	}
+	maps.DeleteFunc(missed, func(name string, _ struct{}) bool { _, ok := a.told[name]; return ok })
+	return len(missed)
+}
+
 // Run implements discovery.Source.
 func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
-	box := r.s.open(r.path)
-	defer r.s.shut(r.path, box)
-	watch := r.o.Poll == 0
+	box := r.s.listen(r.path)
+	var e *epoch
+	defer func() { r.s.disarm(e, r.path, box) }()
 	var (
 		v        = newView(r.o.Decode)
 		t        task
-		e        *epoch
+		due      agenda
 		latest   discovery.Snapshot
 		send     chan<- discovery.Snapshot // out while latest has not been taken
 		failures int
-		retryAt  time.Time // not before
-		checkAt  time.Time // next full reading; zero before the first connection
 		timer    = time.NewTimer(0)
 	)
 	defer timer.Stop()
@@ -108,49 +138,35 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 
 		now := time.Now()
 		newest, list, nodes := box.take()
-		switch {
-		case newest == nil:
+		if newest == nil {
 			continue
-		case newest != e:
-			e, failures, retryAt = newest, 0, time.Time{}
-			if watch || checkAt.IsZero() {
-				t.full()
-			}
-			if watch {
-				checkAt = now.Add(jitter(r.s.o.Confirm))
-			} else if checkAt.IsZero() {
-				checkAt = now.Add(r.o.Poll)
-			}
-		case !now.Before(checkAt):
-			t.full()
-			t.audit = watch
-			checkAt = now.Add(jitter(r.s.o.AntiEntropy))
-			if !watch {
-				checkAt = now.Add(r.o.Poll)
-			}
 		}
-		if watch {
-			t.list = t.list || list
-			for name := range nodes {
-				if v.nodes[name] != nil { // others are read when they are listed
-					t.add(name)
-				}
-			}
+		if newest != e {
+			e, failures = newest, 0
+			r.begin(e, v, &t, &due, now)
 		}
-		if !t.empty() && !now.Before(retryAt) && !e.lost() {
-			err := r.s.round(ctx, e, r.path, v, &t, watch)
+		r.gather(v, &t, &due, list, nodes, now)
+		r.plan(e, v, &t, &due, now)
+		if !t.empty() && !now.Before(due.round) && !e.lost() {
+			began := now
+			err := r.round(ctx, e, v, &t, box)
+			now = time.Now()
 			switch {
 			case err == nil:
 				if failures >= sayAfter {
 					r.o.Log.WithFields(logrus.Fields{"path": r.path, "count": failures}).Info("service can be read again")
 				}
-				failures, retryAt = 0, time.Time{}
+				failures = 0
+				if t.same && r.o.Immutable {
+					due.all = time.Time{}
+				}
+				t.same, due.round = false, began.Add(r.gap(v, due.rate.now(now)))
 				if v.changed {
 					version := latest.Version
 					if send == nil {
 						version++
 					}
-					latest = v.snapshot(r.service, now)
+					latest = v.snapshot(r.service, began)
 					latest.Version = version
 					send = out
 				}
@@ -158,7 +174,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 				return ctx.Err()
 			case !e.lost():
 				failures++
-				retryAt = time.Now().Add(jitter(min(retryFirst<<min(failures-1, 10), retryMost)))
+				due.round = now.Add(jitter(min(retryFirst<<min(failures-1, 10), retryMost)))
 				if failures == sayAfter {
 					r.o.Log.WithFields(logrus.Fields{"path": r.path, "err": err}).Warn("service cannot be read; the last view stays in force")
 				}
@@ -167,17 +183,85 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 		if e.lost() {
 			continue // the next connection wakes us
 		}
-		next := checkAt
-		if !t.empty() && retryAt.Before(next) {
-			next = retryAt
-		}
-		timer.Reset(time.Until(next))
+		timer.Reset(time.Until(due.next(!t.empty())))
 	}
 }
 
-// jitter returns a random time around d, from two thirds to four thirds of it.
-func jitter(d time.Duration) time.Duration {
-	return d*2/3 + rand.N(d*2/3+1)
+// begin plans what a new connection asks for.
+func (r *source) begin(e *epoch, v *view, t *task, due *agenda, now time.Time) {
+	t.audit, due.round = nil, time.Time{}
+	first := !v.complete
+	if first {
+		t.list, t.all = true, true
+	}
+	if r.o.Poll > 0 {
+		if first {
+			due.audit = now.Add(r.o.Poll)
+		}
+		return
+	}
+	t.arm = true
+	due.audit = now.Add(jitter(r.s.o.AntiEntropy))
+	if !first {
+		r.s.resyncs.Add(1)
+		due.resync(len(v.nodes), now)
+	}
+}
+
+// gather takes in what watches have told.
+func (r *source) gather(v *view, t *task, due *agenda, list bool, nodes map[string]struct{}, now time.Time) {
+	if r.o.Poll > 0 {
+		return
+	}
+	if t.audit != nil {
+		t.audit.hear(list, nodes)
+	}
+	changes := len(nodes)
+	if list {
+		t.list = true
+		changes++
+	}
+	due.rate.add(changes, now)
+	modern := r.s.modern()
+	for name := range nodes {
+		if modern || v.nodes[name] != nil { // in classic mode others are read when they are listed
+			t.add(name)
+		}
+	}
+}
+
+// plan adds what is due by now.
+func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
+	waiting := !t.empty() || !due.look.IsZero() || !due.all.IsZero()
+	if reached(&due.look, now) {
+		// A session that lives on proves that it is still the same store, and a stamp is only worth something there.
+		same := r.s.modern() && v.session == e.session
+		t.look, t.list = same, t.list || !same
+	}
+	if reached(&due.all, now) {
+		t.all = true
+	}
+	switch {
+	case !reached(&due.audit, now):
+	case r.o.Poll > 0:
+		t.list, t.all = true, true
+		due.audit = now.Add(r.o.Poll)
+	default:
+		t.list, t.all = true, t.all || !r.o.Immutable
+		due.audit = now.Add(jitter(r.s.o.AntiEntropy))
+		if !waiting {
+			t.audit = newAudit()
+		}
+	}
+}
+
+// gap is the time between the beginnings of two rounds.
+func (r *source) gap(v *view, changes float64) time.Duration {
+	gap := window(changes)
+	if !r.s.modern() {
+		gap = max(gap, min(time.Duration(len(v.nodes))*classicPerNode, classicMost))
+	}
+	return gap
 }
 
 func (e *epoch) lost() bool {
@@ -190,11 +274,49 @@ func (e *epoch) lost() bool {
 }
 
 // round reads what t asks for into v. When it returns an error, what has not been read is left in t.
-func (s *Session) round(ctx context.Context, e *epoch, dir string, v *view, t *task, watch bool) error {
+func (r *source) round(ctx context.Context, e *epoch, v *view, t *task, box *inbox) error {
+	err := r.read(ctx, e, v, t, box != nil && r.o.Poll == 0)
+	if err == nil {
+		v.complete = true
+		if t.audit != nil {
+			t.audit.hear(box.peek())
+			r.s.differences.Add(uint64(t.audit.count()))
+		}
+	}
+	t.audit = nil
+	return err
+}
+
+func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch bool) error {
+	s := r.s
+	if t.arm && s.modern() {
+		if err := s.arm(ctx, e, r.path); err != nil {
+			return err
+		}
+	}
+	t.arm = false
+	if t.look || t.list || t.all {
+		if err := s.catchUp(ctx, e, r.path); err != nil {
+			return err
+		}
+	}
+	if t.look {
+		st, err := s.exists(ctx, e, r.path, false)
+		if err != nil && !gone(err) {
+			return err
+		}
+		if err == nil && stampOf(st) == v.stamp {
+			s.unchanged.Add(1)
+			t.same, v.gen = true, e.gen
+		} else {
+			t.list = true
+		}
+		t.look = false
+	}
+	classic := watch && !s.modern()
 	if t.list {
-		ls, err := call(ctx, s, e, func(l *link) (listing, error) { return l.children(dir, watch) })
+		ls, err := s.children(ctx, e, r.path, classic)
 		if gone(err) {
-			e.link.forget(dir, slices.Collect(maps.Keys(v.nodes)))
 			v.absent()
 			*t = task{}
 			return nil
@@ -202,92 +324,79 @@ func (s *Session) round(ctx context.Context, e *epoch, dir string, v *view, t *t
 		if err != nil {
 			return err
 		}
-		unknown, left := v.list(ls.names)
-		e.link.forget(dir, left)
-		if t.audit && ls.stood {
-			s.differences.Add(uint64(len(unknown) + len(left)))
-		}
-		for _, name := range left {
-			delete(t.nodes, name)
-		}
-		for _, name := range unknown {
-			t.add(name)
-		}
-		if t.all {
-			for name, n := range v.nodes {
-				if n.mzxid != 0 || n.rejection != nil { // the others carry all they have in their names
-					t.add(name)
-				}
-			}
-		}
-		t.list, t.all = false, false
+		v.stamp, v.session, v.gen = stampOf(ls.stat), e.session, e.gen
+		r.listed(v, t, ls)
 	}
-	if err := s.readNodes(ctx, e, dir, v, t, watch); err != nil {
-		return err
+	if t.all {
+		v.readable(t.add)
+		t.all = false
 	}
-	t.audit = false
-	return nil
+	return r.readNodes(ctx, e, v, t, watch, classic)
 }
 
-// readNodes reads t's nodes, many at a time, and decodes those that changed where they were read.
-func (s *Session) readNodes(ctx context.Context, e *epoch, dir string, v *view, t *task, watch bool) error {
-	type answer struct {
-		name  string
-		node  *node // nil: nothing new
-		stood bool
-		err   error
+// listed takes in the names of the children.
+func (r *source) listed(v *view, t *task, ls listing) {
+	unknown, left := v.list(ls.names)
+	for _, name := range left {
+		delete(t.nodes, name)
 	}
-	answers := make(chan answer, len(t.nodes)) // never blocks a sender, even when nobody listens any more
+	if len(t.nodes) == 0 {
+		t.nodes = make(map[string]struct{}, len(unknown))
+	}
+	for _, name := range unknown {
+		t.add(name)
+	}
+	if t.audit != nil {
+		for _, name := range slices.Concat(unknown, left) {
+			t.audit.names[name] = struct{}{}
+		}
+	}
+	t.list = false
+}
+
+// directory is the name of a directory in itself.
+const directory = "."
+
+// readNodes reads t's nodes, and decodes those that changed.
+func (r *source) readNodes(ctx context.Context, e *epoch, v *view, t *task, watch, classic bool) error {
+	if len(t.nodes) == 0 {
+		return nil
+	}
+	names := slices.AppendSeq(make([]string, 0, len(t.nodes)+1), maps.Keys(t.nodes))
+	if watch && !classic && v.gen == e.gen {
+		// With the children comes the directory's stamp. The server has told of all changes up to it before it answers,
+		// so that after a reconnect the same stamp means that nothing was missed. But first it must have been compared.
+		names = append(names, directory)
+	}
 	var failed error
-	asked := 0
-	for name := range t.nodes {
-		known := v.nodes[name]
-		failed = s.start(ctx, e, func(l *link) {
-			r, err := l.get(path.Join(dir, name), watch)
-			a := answer{name: name, stood: r.stood, err: err}
-			if err == nil && !known.same(r) {
-				a.node = v.decoded(name, r)
-			}
-			answers <- a
-		})
-		if failed != nil {
-			break
-		}
-		asked++
-	}
-	for range asked {
-		var a answer
-		select {
-		case a = <-answers:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-e.down:
-			return errLost
-		}
+	err := r.s.readNodes(ctx, e, r.path, names, classic, func(name string, now reading, err error) {
 		switch {
-		case gone(a.err): // deleted since it was listed
-			v.remove(a.name)
-		case forbidden(a.err):
-			v.unreadable(a.name)
-		case a.err != nil:
-			failed = a.err
-			continue
-		case a.node != nil:
-			v.put(a.node)
-			if t.audit && a.stood {
-				s.differences.Add(1)
+		case name == directory:
+			if err == nil {
+				v.stamp = stampOf(now.stat)
 			}
+			return
+		case gone(err):
+			if t.audit != nil && v.nodes[name] != nil {
+				t.audit.names[name] = struct{}{}
+			}
+			v.remove(name)
+		case forbidden(err):
+			v.unreadable(name)
+		case tooLarge(err):
+			v.oversize(name)
+		case err != nil:
+			failed = wrap("get", path.Join(r.path, name), err)
+			return
+		case !v.nodes[name].same(now):
+			if t.audit != nil && v.nodes[name] != nil { // one that is new was found by the listing
+				t.audit.nodes[name] = struct{}{}
+			}
+			v.put(v.decoded(name, now))
 		}
-		delete(t.nodes, a.name)
-	}
-	return failed
-}
-
-// forget lets go of the watches of children that are gone. They have fired with the deletion.
-func (l *link) forget(dir string, names []string) {
-	for _, name := range names {
-		l.watches.stands(watchKey{watchData, path.Join(dir, name)})
-	}
+		delete(t.nodes, name)
+	})
+	return cmp.Or(err, failed)
 }
 
 // Snapshot reads a path once, without watches. It waits for a connection, and begins again when that is lost, until
@@ -295,9 +404,9 @@ func (l *link) forget(dir string, names []string) {
 func (s *Session) Snapshot(ctx context.Context, service, path string) (discovery.Snapshot, error) {
 	snap, err := again(ctx, s, func(e *epoch) (discovery.Snapshot, error) {
 		now := time.Now()
-		v, t := newView(discovery.DecodeNerve), task{}
-		t.full()
-		err := s.round(ctx, e, s.full(path), v, &t, false)
+		r := &source{s: s, service: service, path: s.full(path)}
+		v, t := newView(new(discovery.NerveDecoder).Decode), task{list: true}
+		err := r.round(ctx, e, v, &t, nil)
 		return v.snapshot(service, now), err
 	})
 	if err != nil {

@@ -2,7 +2,9 @@ package zookeeper
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -15,14 +17,14 @@ import (
 // reason.
 type Decode func(node string, data []byte) (discovery.Instance, error)
 
-// node is one child as it was last read. A child that changes gets a new one, so that other goroutines may read all
-// but the last two fields.
+// node is one child as it was last read. A child that changes gets a new one.
 type node struct {
 	name         string
 	czxid, mzxid int64 // of the reading; both 0 when the name alone was decoded
 	instance     discovery.Instance
 	rejection    *discovery.Rejection // nil: instance is valid
-	dropped      bool                 // no longer in the view; set once, before the next merge
+	settled      bool                 // it is in the sorted lists
+	dropped      bool                 // it left before it was
 	listed       uint64               // the last listing that had it
 }
 
@@ -32,17 +34,31 @@ type view struct {
 	nodes    map[string]*node
 	listings uint64
 
-	// Both sorted, brought up to date by settle.
-	accepted, rejected []*node
-	fresh              []*node // not yet in them
-	stale              bool    // some in them are dropped
+	// What the latest snapshot holds, sorted. Snapshots share these with each other, so that they are never changed, only
+	// replaced by settle.
+	instances []discovery.Instance
+	rejected  []discovery.Rejection
 
-	missing bool
-	changed bool // since the last snapshot
+	fresh, left []*node // not yet in them, and still in them
+
+	missing  bool
+	changed  bool // since the last snapshot
+	complete bool // it has been read to the end once
+
+	// The directory's stamp as of which its names are known, and the session and the connection that showed it.
+	stamp   stamp
+	session int64
+	gen     uint64
 }
 
+// stamp changes with every child that is created or deleted, and when the directory itself is. Data that is set in a
+// child does not change it, nor does what happens below.
+type stamp struct{ czxid, pzxid int64 }
+
+func stampOf(st zk.Stat) stamp { return stamp{st.Czxid, st.Pzxid} }
+
 func newView(decode Decode) *view {
-	return &view{decode: decode, nodes: map[string]*node{}, changed: true}
+	return &view{decode: decode, nodes: map[string]*node{}, instances: []discovery.Instance{}, rejected: []discovery.Rejection{}, changed: true}
 }
 
 // list takes in the children's names and returns those that have to be read for the first time, and those that are
@@ -50,6 +66,9 @@ func newView(decode Decode) *view {
 func (v *view) list(names []string) (unknown, gone []string) {
 	v.missing, v.changed = false, v.changed || v.missing
 	v.listings++
+	if len(v.nodes) == 0 {
+		v.nodes = make(map[string]*node, len(names))
+	}
 	present := 0
 	for _, name := range names {
 		n := v.nodes[name]
@@ -100,7 +119,7 @@ func (n *node) same(r reading) bool {
 	return n != nil && n.czxid == r.stat.Czxid && n.mzxid == r.stat.Mzxid
 }
 
-// decoded makes a child of its reading. Other than the rest of view it may run in several goroutines.
+// decoded makes a child of its reading.
 func (v *view) decoded(name string, r reading) *node {
 	n := &node{name: name, czxid: r.stat.Czxid, mzxid: r.stat.Mzxid}
 	created, modified := time.UnixMilli(r.stat.Ctime), time.UnixMilli(r.stat.Mtime)
@@ -123,10 +142,26 @@ func (v *view) decoded(name string, r reading) *node {
 
 // unreadable takes in that a child may not be read. What is known of it stays.
 func (v *view) unreadable(name string) {
+	v.refuse(name, discovery.ReasonUnreadable, "its ACL does not let this client read it")
+}
+
+// oversize takes in that a child holds more than is read. What is known of it stays.
+func (v *view) oversize(name string) {
+	v.refuse(name, discovery.ReasonOversize, fmt.Sprintf("more than %d bytes of data, which are not read", nodeMost))
+}
+
+func (v *view) refuse(name, reason, detail string) {
 	if v.nodes[name] == nil {
-		v.put(&node{name: name, rejection: &discovery.Rejection{
-			Node: name, Reason: discovery.ReasonUnreadable, Detail: "its ACL does not let this client read it",
-		}})
+		v.put(&node{name: name, rejection: &discovery.Rejection{Node: name, Reason: reason, Detail: detail}})
+	}
+}
+
+// readable calls each with the names of the children whose data has been read. The others carry all in their names.
+func (v *view) readable(each func(name string)) {
+	for name, n := range v.nodes {
+		if n.mzxid != 0 || n.rejection != nil {
+			each(name)
+		}
 	}
 }
 
@@ -139,20 +174,37 @@ func (v *view) put(n *node) {
 
 // remove takes a child out; it need not be there.
 func (v *view) remove(name string) {
-	if n := v.nodes[name]; n != nil {
+	n := v.nodes[name]
+	if n == nil {
+		return
+	}
+	delete(v.nodes, name)
+	v.changed = true
+	if n.settled {
+		v.left = append(v.left, n)
+	} else {
 		n.dropped = true
-		delete(v.nodes, name)
-		v.stale, v.changed = true, true
 	}
 }
 
 // settle brings the sorted lists up to date.
 func (v *view) settle() {
-	if len(v.fresh) == 0 && !v.stale {
-		return
-	}
-	var accepted, rejected []*node
+	accepted, rejected := part(v.fresh)
+	acceptedLeft, rejectedLeft := part(v.left)
+	v.instances = edited(v.instances, acceptedLeft, accepted,
+		func(n *node) *discovery.Instance { return &n.instance }, (*discovery.Instance).Compare)
+	v.rejected = edited(v.rejected, rejectedLeft, rejected,
+		func(n *node) *discovery.Rejection { return n.rejection },
+		func(a, b *discovery.Rejection) int { return strings.Compare(a.Node, b.Node) })
 	for _, n := range v.fresh {
+		n.settled = true
+	}
+	v.fresh, v.left = nil, nil
+}
+
+// part tells valid registrations from rejected ones. What has been dropped is neither.
+func part(nodes []*node) (accepted, rejected []*node) {
+	for _, n := range nodes {
 		switch {
 		case n.dropped:
 		case n.rejection != nil:
@@ -161,45 +213,41 @@ func (v *view) settle() {
 			accepted = append(accepted, n)
 		}
 	}
-	v.accepted = merge(v.accepted, accepted, func(a, b *node) int { return discovery.Compare(a.instance, b.instance) })
-	v.rejected = merge(v.rejected, rejected, func(a, b *node) int { return strings.Compare(a.name, b.name) })
-	v.fresh, v.stale = nil, false
+	return accepted, rejected
 }
 
-// merge takes what is dropped out of the sorted old and puts fresh in. It works in place.
-func merge(old, fresh []*node, compare func(a, b *node) int) []*node {
-	out := slices.DeleteFunc(old, func(n *node) bool { return n.dropped })
-	const few = 32 // each costs a search and a move; beyond, sorting all is cheaper
-	if len(fresh) > few {
-		out = append(out, fresh...)
-		slices.SortFunc(out, compare)
-		return out
+// edited returns a sorted list without what has left, which it holds, and with what is fresh. What lies between is
+// copied in one piece: one change in ten thousand costs no more than that.
+func edited[T any](old []T, left, fresh []*node, value func(*node) *T, compare func(a, b *T) int) []T {
+	if len(left)+len(fresh) == 0 {
+		return old
 	}
-	for _, n := range fresh {
-		i, _ := slices.BinarySearchFunc(out, n, compare)
-		out = slices.Insert(out, i, n)
+	order := func(a, b *node) int { return compare(value(a), value(b)) }
+	slices.SortFunc(left, order)
+	slices.SortFunc(fresh, order)
+	out := make([]T, 0, len(old)+len(fresh)-len(left))
+	for len(left)+len(fresh) > 0 {
+		leaves := len(fresh) == 0 || len(left) > 0 && order(left[0], fresh[0]) <= 0
+		next := &fresh
+		if leaves {
+			next = &left
+		}
+		edit := value((*next)[0])
+		*next = (*next)[1:]
+		at := sort.Search(len(old), func(i int) bool { return compare(&old[i], edit) >= 0 })
+		out, old = append(out, old[:at]...), old[at:]
+		if leaves {
+			old = old[1:]
+		} else {
+			out = append(out, *edit)
+		}
 	}
-	return out
+	return append(out, old...)
 }
 
 // snapshot returns the view as it is; until it changes there is no news any more. The caller numbers it.
 func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	v.settle()
 	v.changed = false
-	snap := discovery.Snapshot{Service: service, Missing: v.missing, At: at}
-	snap.Instances = make([]discovery.Instance, len(v.accepted))
-	for i, n := range v.accepted {
-		snap.Instances[i] = n.instance
-	}
-	snap.Rejected = make([]discovery.Rejection, len(v.rejected))
-	for i, n := range v.rejected {
-		snap.Rejected[i] = *n.rejection
-	}
-	return snap
+	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected}
 }
-
-// gone reports whether an error says that a node does not exist.
-func gone(err error) bool { return errors.Is(err, zk.ErrNoNode) }
-
-// forbidden reports whether an error says that a node may not be read.
-func forbidden(err error) bool { return errors.Is(err, zk.ErrNoAuth) }

@@ -1,24 +1,42 @@
 package zktest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
-// Proxy is a wire between clients and a server, to be cut and stalled.
+// Proxy is a wire between clients and a server, to be cut, stalled and slowed down, and to lose frames.
+//
+// Faults stay until they are taken back. They are for the connections that stand and for new ones. What does not begin
+// like ZooKeeper's protocol, such as TLS or a four-letter word, is carried without a look at frames.
 type Proxy struct {
 	listener net.Listener
 	target   string
-	all      sync.WaitGroup
+	all      sync.WaitGroup // of accept, and of each link until it is closed
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	cut    bool
-	there  chan struct{} // closed while bytes may pass to the server
-	back   chan struct{} // closed while bytes may pass to the clients
-	closed bool
+	mu           sync.Mutex
+	links        map[*link]struct{}
+	cut          bool
+	there        chan struct{} // closed while bytes may pass to the server
+	back         chan struct{} // closed while bytes may pass to the clients
+	closed       bool
+	delay        time.Duration
+	dropRequests func(xid, op int32) bool
+	dropReplies  func(xid int32) bool
+	refused      []int32
+	counts       counts
+}
+
+// counts are a proxy's numbers since its start.
+type counts struct {
+	accepted            int
+	toServer, toClients int64
+	requests            map[int32]int
 }
 
 // StartProxy listens on a free loopback port and connects each client to target (host:port). The caller closes it.
@@ -27,7 +45,11 @@ func StartProxy(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	p := &Proxy{listener: l, target: target, conns: map[net.Conn]struct{}{}, there: make(chan struct{}), back: make(chan struct{})}
+	p := &Proxy{
+		listener: l, target: target, links: map[*link]struct{}{},
+		there: make(chan struct{}), back: make(chan struct{}),
+		counts: counts{requests: map[int32]int{}},
+	}
 	p.release()
 	p.all.Go(p.accept)
 	return p, nil
@@ -53,68 +75,34 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return // closed
 		}
-		p.all.Go(func() { p.serve(client) })
+		l := newLink(p, client)
+		if !p.enter(l) {
+			client.Close()
+			continue
+		}
+		p.all.Go(func() {
+			l.serve()
+			p.leave(l)
+		})
 	}
 }
 
-func (p *Proxy) serve(client net.Conn) {
-	defer client.Close()
-	if !p.enter(client) {
-		return
-	}
-	defer p.leave(client)
-	server, err := net.Dial("tcp", p.target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	if !p.enter(server) {
-		return
-	}
-	defer p.leave(server)
-	var both sync.WaitGroup
-	both.Go(func() { p.pump(server, client, &p.there) })
-	both.Go(func() { p.pump(client, server, &p.back) })
-	both.Wait()
-}
-
-// enter lets a connection take part in cuts; false when the wire is cut now.
-func (p *Proxy) enter(c net.Conn) bool {
+// enter counts a connection and lets it take part in cuts; false when the wire is cut now.
+func (p *Proxy) enter(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.counts.accepted++
 	if p.cut || p.closed {
 		return false
 	}
-	p.conns[c] = struct{}{}
+	p.links[l] = struct{}{}
 	return true
 }
 
-func (p *Proxy) leave(c net.Conn) {
+func (p *Proxy) leave(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.conns, c)
-}
-
-// pump carries bytes one way while gate, which mu guards, is open. When one end is closed, so is the other.
-func (p *Proxy) pump(to, from net.Conn, gate *chan struct{}) {
-	defer to.Close()
-	defer from.Close()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		open := *gate
-		p.mu.Unlock()
-		<-open
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
+	delete(p.links, l)
 }
 
 // Break closes all connections. New ones are carried.
@@ -125,8 +113,8 @@ func (p *Proxy) Break() {
 }
 
 func (p *Proxy) breakAll() {
-	for c := range p.conns {
-		c.Close()
+	for l := range p.links {
+		l.close()
 	}
 }
 
@@ -162,7 +150,7 @@ func shut(gate *chan struct{}) {
 	}
 }
 
-// Resume ends a Cut and a Stall.
+// Resume ends a Cut and a Stall. It leaves a Delay, and what is dropped and refused.
 func (p *Proxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -178,6 +166,95 @@ func (p *Proxy) release() {
 			close(gate)
 		}
 	}
+}
+
+// Delay lets what arrives from now on pass d later, in each direction; 0 ends it. The order is kept, and much may be
+// on its way at once.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = max(d, 0)
+}
+
+// DropRequests lets the requests that match never arrive; nil ends it. The match is called from several goroutines,
+// in the order of each connection's requests, and may call the proxy's other methods, but not Close.
+func (p *Proxy) DropRequests(match func(xid, op int32) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropRequests = match
+}
+
+// DropReplies lets the replies that match never arrive; nil ends it. Watch events have xid -1, replies to pings -2. The
+// match is called as in DropRequests: one that calls Break loses the connection together with the answer.
+func (p *Proxy) DropReplies(match func(xid int32) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropReplies = match
+}
+
+// Refuse answers requests of these operations with error -6 (unimplemented) and closes the connection, as servers do
+// that do not know them: before 3.6 addWatch (106), multiRead (22) and setWatches2 (105). The server never sees them.
+// Without operations nothing is refused.
+func (p *Proxy) Refuse(ops ...int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refused = slices.Clone(ops)
+}
+
+// judgeRequest counts a request and says what becomes of it.
+func (p *Proxy) judgeRequest(head []byte) verdict {
+	xid, op := int32(binary.BigEndian.Uint32(head[lengthSize:])), int32(binary.BigEndian.Uint32(head[lengthSize+4:]))
+	p.mu.Lock()
+	p.counts.requests[op]++
+	refused, match := slices.Contains(p.refused, op), p.dropRequests
+	p.mu.Unlock()
+	switch {
+	case refused:
+		return refuse
+	case match != nil && match(xid, op):
+		return drop
+	}
+	return pass
+}
+
+func (p *Proxy) judgeReply(head []byte) verdict {
+	p.mu.Lock()
+	match := p.dropReplies
+	p.mu.Unlock()
+	if match != nil && match(int32(binary.BigEndian.Uint32(head[lengthSize:]))) {
+		return drop
+	}
+	return pass
+}
+
+// Accepted is how many connections clients have made, with those that a Cut closed at once.
+func (p *Proxy) Accepted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts.accepted
+}
+
+// BytesToServer is how many bytes the proxy has carried, or has tried to carry, to the server.
+func (p *Proxy) BytesToServer() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts.toServer
+}
+
+// BytesToClients is how many bytes the proxy has carried, or has tried to carry, to the clients. What
+// a client has received is in it.
+func (p *Proxy) BytesToClients() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts.toClients
+}
+
+// Requests is how many requests of an operation clients have sent, whatever has become of them. The request that opens
+// a session is none. Over TLS none is seen.
+func (p *Proxy) Requests(op int32) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts.requests[op]
 }
 
 // Close ends the proxy and all its connections, and waits for that.

@@ -1,4 +1,5 @@
-// Package zktest runs a real ZooKeeper for tests and demonstrations, and a wire to it that can be cut and stalled.
+// Package zktest runs real ZooKeepers for tests and demonstrations, alone and in ensembles, and a wire to them that can
+// be cut, stalled and made to lose frames.
 package zktest
 
 import (
@@ -17,30 +18,30 @@ import (
 	"time"
 )
 
-// jar is where Debian's and Ubuntu's packages put ZooKeeper. Its manifest names the libraries that it needs.
+// jar is where Debian's and Ubuntu's packages put ZooKeeper. Its manifest names the libraries that it needs, but for
+// those below.
 const jar = "/usr/share/java/zookeeper.jar"
+
+// packagedClasspath adds to Debian's 3.8.0 what its manifest lacks: parts of Netty, without which no connection is
+// served by it, and something that prints warnings. All come with the package; what is not there is no error for Java.
+const packagedClasspath = jar + ":/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar" +
+	":/usr/share/java/netty-transport-native-unix-common.jar:/usr/share/java/slf4j-simple.jar"
 
 // ErrMissing is wrapped by errors about what is not installed.
 var ErrMissing = errors.New("install it with: apt-get install zookeeper default-jre-headless")
 
-// Options of a server. The zero value is good for most tests.
-type Options struct {
-	// TickTime is ZooKeeper's unit of time: sessions last between two ticks and 60 s, and end up to one tick late.
-	// 0: 200 ms.
-	TickTime time.Duration
-
-	// MaxClientCnxns is how many connections one address may have. 0: any number.
-	MaxClientCnxns int
-}
-
-// Server is one running ZooKeeper on a loopback port.
+// Server is one ZooKeeper on a loopback port: alone, or a member of an ensemble.
 type Server struct {
-	dir  string
-	addr string
-	o    Options
+	dir        string
+	addr       string
+	secureAddr string // empty without TLS
+	files      TLSFiles
+	o          Options
+	member     *membership // nil when it is alone
 
 	mu      sync.Mutex
 	process *process // nil while it is stopped
+	paused  bool
 }
 
 type process struct {
@@ -53,17 +54,8 @@ type process struct {
 // fails when CI=true.
 func New(t testing.TB, options ...Options) *Server {
 	t.Helper()
-	var o Options
-	if len(options) > 0 {
-		o = options[0]
-	}
-	s, err := Start(t.TempDir(), o)
-	if errors.Is(err, ErrMissing) && os.Getenv("CI") != "true" {
-		t.Skipf("NOT TESTED against a real ZooKeeper: %v", err)
-	}
-	if err != nil {
-		t.Fatalf("start ZooKeeper: %v", err)
-	}
+	s, err := Start(t.TempDir(), first(options))
+	need(t, err)
 	t.Cleanup(func() {
 		if err := s.Kill(); err != nil {
 			t.Errorf("stop ZooKeeper: %v", err)
@@ -72,18 +64,42 @@ func New(t testing.TB, options ...Options) *Server {
 	return s
 }
 
-// Start runs a server that keeps its data in dir, and blocks until it answers. The caller stops it.
-func Start(dir string, o Options) (*Server, error) {
-	if o.TickTime <= 0 {
-		o.TickTime = 200 * time.Millisecond
+// first is the one set of options, or none.
+func first(options []Options) Options {
+	if len(options) == 0 {
+		return Options{}
 	}
-	s := &Server{dir: dir, o: o}
-	// The port is free when it is chosen. Should another program be quicker, another one is chosen.
-	var err error
-	for range 3 {
-		if s.addr, err = freeAddress(); err != nil {
+	return options[0]
+}
+
+// need skips or fails the test of a server that did not start.
+func need(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, ErrMissing) && os.Getenv("CI") != "true" {
+		t.Skipf("NOT TESTED against a real ZooKeeper: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("start ZooKeeper: %v", err)
+	}
+}
+
+// Start runs a server that keeps its data in dir, and blocks until it serves. The caller stops it.
+func Start(dir string, o Options) (*Server, error) {
+	s := &Server{dir: dir, o: o.filled()}
+	if o.TLS {
+		var err error
+		if s.files, err = WriteCertificates(filepath.Join(dir, "tls")); err != nil {
 			return nil, err
 		}
+	}
+	// The ports are free when they are chosen. Should another program be quicker, others are chosen.
+	var err error
+	for range 3 {
+		var free []string
+		if free, err = freeAddresses(2); err != nil {
+			return nil, err
+		}
+		s.listenOn(free[0], free[1])
 		if err = s.Start(); err == nil || errors.Is(err, ErrMissing) {
 			break
 		}
@@ -94,17 +110,35 @@ func Start(dir string, o Options) (*Server, error) {
 	return s, nil
 }
 
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+func (s *Server) listenOn(addr, secureAddr string) {
+	s.addr = addr
+	if s.o.TLS {
+		s.secureAddr = secureAddr
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+}
+
+// freeAddresses finds n different loopback addresses where nobody listens.
+func freeAddresses(n int) ([]string, error) {
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close() // not earlier: the same port would be free again
+		addresses[i] = l.Addr().String()
+	}
+	return addresses, nil
 }
 
 // Addr is the server's host:port. It stays the same over restarts.
 func (s *Server) Addr() string { return s.addr }
+
+// SecureAddr is the host:port for clients with TLS. It is empty without Options.TLS.
+func (s *Server) SecureAddr() string { return s.secureAddr }
+
+// TLSFiles are the certificates for clients of SecureAddr. They are empty without Options.TLS.
+func (s *Server) TLSFiles() TLSFiles { return s.files }
 
 // command finds Java and ZooKeeper.
 func command() (java, classpath string, err error) {
@@ -117,10 +151,11 @@ func command() (java, classpath string, err error) {
 	if _, err := os.Stat(jar); err != nil {
 		return "", "", fmt.Errorf("%s is not there, nor is ZOOKEEPER_CLASSPATH set: %w", jar, ErrMissing)
 	}
-	return java, jar, nil
+	return java, packagedClasspath, nil
 }
 
-// Start runs a stopped server again, on the same port with the same data, and blocks until it answers.
+// Start runs a stopped server again, on the same port with the same data. It blocks until a server alone serves. A
+// member of an ensemble serves when there is a quorum; here it only has to run: see Ensemble.AwaitQuorum.
 func (s *Server) Start() error {
 	java, classpath, err := command()
 	if err != nil {
@@ -128,7 +163,7 @@ func (s *Server) Start() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.process != nil {
+	if s.pid() != 0 {
 		return errors.New("start zookeeper: it is running")
 	}
 	config, err := s.writeConfig()
@@ -140,12 +175,7 @@ func (s *Server) Start() error {
 		return fmt.Errorf("start zookeeper: %w", err)
 	}
 	defer output.Close()
-	cmd := exec.Command(java, "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
-		"-Djava.net.preferIPv4Stack=true",
-		"-Dzookeeper.admin.enableServer=false", // else every server wants port 8080
-		"-Dzookeeper.forceSync=no",             // nobody needs this data after a power cut
-		"-Dzookeeper.preAllocSize=128",         // KB; the default is a 64 MB file each
-		"-cp", classpath, "org.apache.zookeeper.server.quorum.QuorumPeerMain", config)
+	cmd := exec.Command(java, s.o.javaArguments(classpath, config)...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.Dir = s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the terminal is not for it
@@ -162,35 +192,20 @@ func (s *Server) Start() error {
 		<-p.done
 		return err
 	}
-	s.process = p
+	s.process, s.paused = p, false
 	return nil
 }
 
 func (s *Server) logPath() string { return filepath.Join(s.dir, "zookeeper.log") }
 
-func (s *Server) writeConfig() (string, error) {
-	host, port, err := net.SplitHostPort(s.addr)
-	if err != nil {
-		return "", fmt.Errorf("write zookeeper's configuration: %w", err)
-	}
-	text := fmt.Sprintf("tickTime=%d\nminSessionTimeout=%d\nmaxSessionTimeout=60000\ndataDir=%s\nclientPortAddress=%s\n"+
-		"clientPort=%s\nmaxClientCnxns=%d\n4lw.commands.whitelist=*\n",
-		s.o.TickTime.Milliseconds(), 2*s.o.TickTime.Milliseconds(), filepath.Join(s.dir, "data"), host, port, s.o.MaxClientCnxns)
-	file := filepath.Join(s.dir, "zoo.cfg")
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		return "", fmt.Errorf("write zookeeper's configuration: %w", err)
-	}
-	return file, nil
-}
-
-// awaitAnswer polls until the server serves, its process has ended, or a minute is over.
+// awaitAnswer polls until the server has started, its process has ended, or a minute is over.
 func (s *Server) awaitAnswer(p *process) error {
 	deadline := time.After(time.Minute)
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for {
 		// A question asked too early may never be answered, so none waits for long.
-		if answer, err := s.ask("srvr", 200*time.Millisecond); err == nil && strings.Contains(answer, "Mode:") {
+		if answer, err := s.ask("srvr", 200*time.Millisecond); err == nil && s.started(answer) {
 			return nil
 		}
 		select {
@@ -201,6 +216,14 @@ func (s *Server) awaitAnswer(p *process) error {
 		case <-poll.C:
 		}
 	}
+}
+
+// started judges an answer to "srvr". A member without a quorum says that it does not serve.
+func (s *Server) started(answer string) bool {
+	if s.member != nil {
+		return answer != ""
+	}
+	return strings.Contains(answer, modePrefix)
 }
 
 // tail is the end of what the server printed.
@@ -244,7 +267,7 @@ func (s *Server) end(sig syscall.Signal) error {
 	if p == nil {
 		return nil
 	}
-	s.process = nil
+	s.process, s.paused = nil, false
 	_ = p.cmd.Process.Signal(syscall.SIGCONT) // a stopped process handles no SIGTERM
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop zookeeper: %w", err)
@@ -271,10 +294,10 @@ func (s *Server) Restart() error {
 func (s *Server) Wipe() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.process != nil {
+	if s.pid() != 0 {
 		return errors.New("wipe zookeeper: it is running")
 	}
-	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+	if err := os.RemoveAll(s.dataDir()); err != nil {
 		return fmt.Errorf("wipe zookeeper: %w", err)
 	}
 	return nil
@@ -283,13 +306,14 @@ func (s *Server) Wipe() error {
 // Pause freezes the server: connections stand, are even taken, and nothing is answered. On Linux it blocks until all
 // threads have stopped; the signal alone only asks for it.
 func (s *Server) Pause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.paused = true
 	deadline := time.Now().Add(10 * time.Second)
-	for s.process != nil && !stopped(s.process.cmd.Process.Pid) {
+	for !stopped(s.process.cmd.Process.Pid) {
 		if time.Now().After(deadline) {
 			return errors.New("pause zookeeper: it runs on")
 		}
@@ -315,11 +339,18 @@ func stopped(pid int) bool {
 }
 
 // Resume lets a frozen server go on.
-func (s *Server) Resume() error { return s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig syscall.Signal) error {
+func (s *Server) Resume() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	s.paused = false
+	return nil
+}
+
+// signal needs mu.
+func (s *Server) signal(sig syscall.Signal) error {
 	if s.process == nil {
 		return errors.New("signal zookeeper: it is stopped")
 	}

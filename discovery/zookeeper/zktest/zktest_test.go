@@ -48,66 +48,48 @@ func TestServer(t *testing.T) {
 	require.True(t, answers())
 }
 
-// TestProxy: each fault does what it says.
-func TestProxy(t *testing.T) {
-	echo, err := net.Listen("tcp", "127.0.0.1:0")
+// TestOptions: further lines and arguments arrive, and win over the package's own.
+func TestOptions(t *testing.T) {
+	tmp := t.TempDir()
+	s := zktest.New(t, zktest.Options{
+		JavaOptions: []string{"-Djava.io.tmpdir=" + tmp},
+		Config:      map[string]string{"maxSessionTimeout": "5000"},
+	})
+	require.EqualValues(t, 5000, connect(t, s.Addr()).timeout)
+	environment, err := s.Ask("envi")
 	require.NoError(t, err)
-	defer echo.Close()
-	go func() {
-		for {
-			c, err := echo.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
-		}
-	}()
-	p := zktest.NewProxy(t, echo.Addr().String())
-	dial := func() net.Conn {
-		c, err := net.Dial("tcp", p.Addr())
-		require.NoError(t, err)
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	say := func(c net.Conn, text string) error {
-		if _, err := io.WriteString(c, text); err != nil {
-			return err
-		}
-		got := make([]byte, len(text))
-		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			return err
-		}
-		_, err := io.ReadFull(c, got)
-		if err == nil {
-			require.Equal(t, text, string(got))
-		}
-		return err
-	}
+	require.Contains(t, environment, "java.io.tmpdir="+tmp+"\n")
+	require.Empty(t, s.SecureAddr())
+	require.Empty(t, s.TLSFiles())
+}
 
-	c := dial()
-	require.NoError(t, say(c, "one"))
-	p.Break()
-	require.Error(t, say(c, "two"))
-	c = dial()
-	require.NoError(t, say(c, "three"))
-
-	p.Cut()
-	require.Error(t, say(c, "four"))
-	require.Error(t, say(dial(), "five"))
-	p.Resume()
-	c = dial()
-	require.NoError(t, say(c, "six"))
-
-	p.Stall()
-	_, err = io.WriteString(c, "seven")
+// TestState: the server's own word on its role and counters, and the kernel's on its work.
+func TestState(t *testing.T) {
+	s := zktest.New(t)
+	role, err := s.Role()
 	require.NoError(t, err)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
-	_, err = c.Read(make([]byte, 5))
-	require.Error(t, err, "a stalled wire must carry nothing")
-	p.Resume()
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
-	got := make([]byte, 5)
-	_, err = io.ReadFull(c, got)
+	require.Equal(t, zktest.RoleStandalone, role)
+	connect(t, s.Addr()).create(t, "/node")
+	counters, err := s.Counters()
 	require.NoError(t, err)
-	require.Equal(t, "seven", string(got))
+	require.Equal(t, "standalone", counters["zk_server_state"])
+	require.Equal(t, "6", counters["zk_znode_count"], "ZooKeeper's own five and one") // /zookeeper/config, /quota, ...
+
+	before, err := s.CPU()
+	require.NoError(t, err)
+	require.Positive(t, before)
+	require.Less(t, before, 10*time.Minute, "the unit is wrong")
+	require.Eventually(t, func() bool {
+		_, err := s.Ask("mntr")
+		after, cpuErr := s.CPU()
+		return err == nil && cpuErr == nil && after > before
+	}, 30*time.Second, time.Millisecond)
+
+	require.NoError(t, s.Kill())
+	_, err = s.CPU()
+	require.ErrorContains(t, err, "it is stopped")
+	_, err = s.Role()
+	require.Error(t, err)
+	_, err = s.Counters()
+	require.Error(t, err)
 }

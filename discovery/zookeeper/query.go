@@ -1,6 +1,8 @@
 package zookeeper
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,48 +73,37 @@ func noPath(err error) error {
 }
 
 func (s *Session) names(ctx context.Context, e *epoch, full string) ([]string, error) {
-	ls, err := call(ctx, s, e, func(l *link) (listing, error) { return l.children(full, false) })
+	ls, err := s.children(ctx, e, full, false)
 	slices.Sort(ls.names)
 	return ls.names, err
 }
 
-// readAll reads the named children of dir, many at a time, in their order.
+// readAll reads the named children of dir, many at a time, in their order. Those that vanish meanwhile are left out.
 func (s *Session) readAll(ctx context.Context, e *epoch, dir string, names []string) ([]Node, error) {
-	type answer struct {
-		at  int
-		r   reading
-		err error
+	found := make(map[string]Node, len(names))
+	var failed error
+	err := s.readNodes(ctx, e, dir, names, false, func(name string, r reading, err error) {
+		switch {
+		case err == nil:
+			st := r.stat
+			found[name] = Node{
+				Name: name, Data: bytes.Clone(r.data), Owner: st.EphemeralOwner, Created: time.UnixMilli(st.Ctime),
+				Modified: time.UnixMilli(st.Mtime), Version: st.Version, Children: int(st.NumChildren),
+			}
+		case !gone(err) && failed == nil:
+			failed = wrap("get", path.Join(dir, name), err)
+		}
+	})
+	if err = cmp.Or(err, failed); err != nil {
+		return nil, err
 	}
-	answers := make(chan answer, len(names))
-	for i, name := range names {
-		if err := s.start(ctx, e, func(l *link) {
-			r, err := l.get(path.Join(dir, name), false)
-			answers <- answer{i, r, err}
-		}); err != nil {
-			return nil, err
+	nodes := make([]Node, 0, len(found))
+	for _, name := range names {
+		if n, ok := found[name]; ok {
+			nodes = append(nodes, n)
 		}
 	}
-	nodes := make([]Node, len(names))
-	for range names {
-		select {
-		case a := <-answers:
-			if a.err != nil && !gone(a.err) {
-				return nil, a.err
-			}
-			if a.err == nil {
-				st := a.r.stat
-				nodes[a.at] = Node{
-					Name: names[a.at], Data: a.r.data, Owner: st.EphemeralOwner, Created: time.UnixMilli(st.Ctime),
-					Modified: time.UnixMilli(st.Mtime), Version: st.Version, Children: int(st.NumChildren),
-				}
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-e.down:
-			return nil, errLost
-		}
-	}
-	return slices.DeleteFunc(nodes, func(n Node) bool { return n.Name == "" }), nil
+	return nodes, nil
 }
 
 // ServicePath is a znode under which instances are registered.
