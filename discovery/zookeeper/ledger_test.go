@@ -228,9 +228,11 @@ func TestTwins(t *testing.T) {
 		first.Leave()
 		second := start(t, first.o.SessionFile)
 		reg := second.registration(regKey{r.Path, r.Prefix})
-		reg.left = []leftover{{path: "no path"}}
+		_, err = w.Create("/locked", nil, 0, zk.WorldACL(zk.PermWrite))
+		require.NoError(t, err)
+		reg.left = []leftover{{path: "/locked"}}
 		_, err = second.Publish(t.Context(), r, "")
-		require.Error(t, err)
+		require.ErrorIs(t, err, zk.ErrNoAuth)
 		reg.left = nil
 		again, err := second.Publish(t.Context(), r, "")
 		require.NoError(t, err)
