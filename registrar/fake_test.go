@@ -36,8 +36,9 @@ type fakeDirectory struct {
 	faults  []fault       // of the next requests
 	back    chan struct{} // closed when it is there again; nil: it is there
 	subs    map[chan struct{}]bool
-	log     []string // requests that were carried out, in order
-	least   int      // fewest nodes since watch was called
+	log     []string                 // requests that were carried out, in order
+	least   int                      // fewest nodes since watch was called
+	left    []discovery.Registration // by a process before
 }
 
 type fakeNode struct {
@@ -84,6 +85,15 @@ func (d *fakeDirectory) Withdraw(ctx context.Context, r discovery.Registration, 
 		return ""
 	})
 	return err
+}
+
+func (d *fakeDirectory) Standing(r discovery.Registration) (discovery.Registration, bool) {
+	for _, l := range d.left {
+		if l.Path == r.Path && l.Prefix == r.Prefix {
+			return l, true
+		}
+	}
+	return discovery.Registration{}, false
 }
 
 func (d *fakeDirectory) Subscribe() (<-chan struct{}, func()) {

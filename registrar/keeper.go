@@ -30,6 +30,7 @@ type keeper struct {
 	metrics *Metrics
 	jitter  func() float64
 
+	detached <-chan struct{}            // closed when to end and leave everything as it is
 	calls    chan func(context.Context) // run by the loop
 	done     chan struct{}              // closed when the loop has ended
 	settled  chan struct{}              // closed when a predecessor may go
@@ -51,6 +52,7 @@ type keeper struct {
 	upkeep     upkeep
 	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
 	standing   discovery.Registration // what the last request leaves, if anything
+	inherited  bool                   // the process before may have left something, and the directory was not asked yet
 	registered bool                   // the directory's last answer
 	node       string
 	confirmed  time.Time
@@ -87,13 +89,16 @@ type outcome struct {
 	took     time.Duration
 }
 
-func newKeeper(s Service, o Options) *keeper {
+func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
 	k := &keeper{
 		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
-		calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
+		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1),
 		service: s, since: time.Now(),
 		upkeep: upkeep{jitter: o.Rand}, stopProbes: func() {},
+	}
+	if was, may := s.Directory.Standing(s.Registration); may {
+		k.standing, k.upkeep.touched, k.inherited = was, true, true
 	}
 	k.metrics.present(s.Name, false)
 	k.publishStatus()
@@ -106,7 +111,7 @@ func (k *keeper) do(ctx context.Context, f func(context.Context)) bool {
 }
 
 // run looks after the service until ctx ends or it has left. In both cases it is withdrawn first: at the end of ctx
-// within closeTimeout.
+// within closeTimeout. Once detached it ends as well, and withdraws nothing.
 func (k *keeper) run(ctx context.Context) {
 	defer close(k.done)
 	events, unsubscribe := k.service.Directory.Subscribe()
@@ -124,6 +129,9 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		}
 		select {
+		case <-k.detached:
+			k.let()
+			return
 		case <-ctx.Done():
 			k.close(ctx)
 			return
@@ -326,8 +334,11 @@ func (k *keeper) answered(o outcome, now time.Time) {
 	log := k.logger().WithField("duration", o.took)
 	switch {
 	case o.op == withdraw:
-		if k.registered {
+		switch {
+		case k.registered:
 			log.WithField("node", k.node).Info("service is withdrawn")
+		case k.inherited:
+			log.WithField("reason", "left by the process before").Info("service is withdrawn")
 		}
 	case !k.registered:
 		log.WithField("node", o.node).Info("service is registered")
@@ -337,6 +348,7 @@ func (k *keeper) answered(o outcome, now time.Time) {
 			k.metrics.repaired(k.service.Name, o.why)
 		}
 	}
+	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op == publish, o.node, now
 	if !k.replaced {
 		k.metrics.present(k.service.Name, k.registered)
@@ -392,10 +404,8 @@ func (k *keeper) leave() {
 // settle lets a predecessor go: when the service is registered, or when it has been down for so long that this is what
 // its new configuration comes to. A directory that does not answer decides nothing.
 func (k *keeper) settle() {
-	select {
-	case <-k.settled:
+	if closed(k.settled) {
 		return
-	default:
 	}
 	stands := k.upkeep.want == Up && k.upkeep.confirmed
 	if stands || k.upkeep.want == Down && time.Since(k.since) >= successorGrace {
@@ -413,8 +423,13 @@ func (k *keeper) close(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for !k.upkeep.absent() {
+		if closed(k.detached) {
+			k.let()
+			return
+		}
 		k.ask(ctx, timer)
 		select {
+		case <-k.detached:
 		case o := <-k.outcomes:
 			k.conclude(o)
 		case <-timer.C:
@@ -427,6 +442,24 @@ func (k *keeper) close(ctx context.Context) {
 			}
 			return
 		}
+	}
+}
+
+// let leaves everything as it is. A request under way is given up; what it leaves, the next process finds.
+func (k *keeper) let() {
+	if k.giveUp != nil {
+		k.giveUp()
+		k.conclude(<-k.outcomes)
+	}
+	k.publishStatus()
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -54,6 +54,11 @@ type Directory interface {
 	// that is gone already is success.
 	Withdraw(ctx context.Context, r discovery.Registration, node string) error
 
+	// Standing tells of a node that may be there before anything was published by this process: left by the process
+	// before it, in a session that goes on. was is the registration it was made for, without its data; r tells it by
+	// path and prefix. It does not block.
+	Standing(r discovery.Registration) (was discovery.Registration, may bool)
+
 	// Subscribe returns a channel of capacity one that receives whenever something may have happened to what this
 	// process published: a node of ours deleted or changed, a new session, a reconnect. cancel ends it.
 	Subscribe() (events <-chan struct{}, cancel func())
@@ -76,11 +81,13 @@ const heartbeatEvery = 10 * time.Second
 
 // Registrar looks after services, each on its own: what happens to one, and to its directory, is no other's concern.
 type Registrar struct {
-	options Options
-	ran     atomic.Bool
-	calls   chan func(context.Context) // run by Run's loop
-	done    chan struct{}              // closed when Run returns
-	seen    atomic.Pointer[[]*keeper]  // copy of the keepers for Status
+	options  Options
+	ran      atomic.Bool
+	detached chan struct{}              // closed by detach
+	detach   func()                     // may be called again
+	calls    chan func(context.Context) // run by Run's loop
+	done     chan struct{}              // closed when Run returns
+	seen     atomic.Pointer[[]*keeper]  // copy of the keepers for Status
 
 	// The rest belongs to Run's loop.
 	keepers map[identity]*keeper // of all services that are configured or not withdrawn yet
@@ -101,20 +108,28 @@ func New(o Options) *Registrar {
 		o.Rand = rand.Float64
 	}
 	o.Log = o.Log.WithField("component", "registrar")
+	detached := make(chan struct{})
 	return &Registrar{
 		options: o, calls: make(chan func(context.Context)), done: make(chan struct{}),
+		detached: detached, detach: sync.OnceFunc(func() { close(detached) }),
 		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
 	}
 }
 
 // Run looks after the services until ctx ends. Then it withdraws all of them at the same time, waits for that, 3 s at
-// most, and returns nil. A directory that cannot be reached is no error: Run goes on until it can. The error is that
-// of Validate. Run may be called once.
+// most, and returns nil; after Detach it withdraws nothing. A directory that cannot be reached is no error: Run goes on
+// until it can. The error is that of Validate. Run may be called once.
+//
+// What a process before this one has left is not touched until the checks have decided. A service that is up takes its
+// node over, which nobody notices when the data are the same; one that is down is withdrawn.
 func (r *Registrar) Run(ctx context.Context) error {
 	if r.ran.Swap(true) {
 		return errors.New("run registrar: it runs or has run")
 	}
 	defer close(r.done)
+	if closed(r.detached) {
+		return nil
+	}
 	if err := r.reload(ctx, r.options.Services); err != nil {
 		return err
 	}
@@ -126,6 +141,8 @@ func (r *Registrar) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-r.detached:
+			return nil
 		case f := <-r.calls:
 			f(ctx)
 		case k := <-r.ended:
@@ -135,6 +152,11 @@ func (r *Registrar) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// Detach has Run return without withdrawing anything, for a process that another one follows: what is registered stays,
+// as long as the directory keeps it. Checks and requests under way are given up, and Run waits for them to end. It wins
+// over the end of Run's context. It does not block, may be called again, and before Run.
+func (r *Registrar) Detach() { r.detach() }
 
 // Reload puts other services in the place of the present ones. What is wrong with them is said by the error, and then
 // nothing has changed. A service that is the same as before is not touched. One that registers as the same node keeps
@@ -231,13 +253,14 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 }
 
 func (r *Registrar) start(ctx context.Context, s Service) *keeper {
-	k := newKeeper(s, r.options)
+	k := newKeeper(s, r.options, r.detached)
 	r.keepers[k.id] = k
 	r.running.Go(func() {
 		k.run(ctx)
 		select {
 		case r.ended <- k:
 		case <-ctx.Done():
+		case <-r.detached:
 		}
 	})
 	return k

@@ -464,6 +464,174 @@ func TestStop(t *testing.T) {
 	})
 }
 
+// inherited runs a registrar for which another process has left a node, as it was configured there.
+func inherited(t *testing.T, was discovery.Registration, script func(s *stage)) {
+	t.Helper()
+	play(t, func(o *Options) {
+		dir := o.Services[0].Directory.(*fakeDirectory)
+		data := was.Data
+		was.Data = nil
+		dir.left = []discovery.Registration{was}
+		dir.put(was.Path+"/"+was.Prefix+"0007", string(data))
+		if !was.Sequential {
+			dir.nodes = map[string]fakeNode{was.Path + "/" + was.Prefix: {data: string(data)}}
+		}
+		dir.watchLeast()
+	}, script)
+}
+
+// TestInherits: nothing is touched before the checks have decided; then it is as if the process before were this one.
+func TestInherits(t *testing.T) {
+	const node = "/services/user-api/web-1_0007"
+	was := (&stage{}).service().Registration
+	t.Run("up", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.dir.goAway()
+			s.dir.comeBack() // that is an event
+			synctest.Wait()
+			require.Empty(t, s.dir.requests(), "one check of two has passed")
+			require.True(t, s.Uses(s.dir))
+			s.wait(time.Second)
+			require.Equal(t, []string{"keep " + node}, s.dir.requests())
+			require.Equal(t, 1, s.dir.fewest())
+			require.Equal(t, []string{"info service is up check=health", "info service is registered node=" + node}, s.messages())
+		})
+	})
+	t.Run("up with other data", func(t *testing.T) {
+		was := was
+		was.Data = []byte("v0")
+		inherited(t, was, func(s *stage) {
+			s.nodes(node + " v0")
+			s.wait(2 * time.Second)
+			require.Equal(t, []string{"set " + node + " v1"}, s.dir.requests())
+		})
+	})
+	t.Run("another kind of node", func(t *testing.T) {
+		was := was
+		was.Sequential = false
+		inherited(t, was, func(s *stage) {
+			s.wait(2 * time.Second)
+			require.Equal(t, []string{"withdraw /services/user-api/web-1_", "create /services/user-api/web-1_0001 v1"}, s.dir.requests())
+			s.nodes("/services/user-api/web-1_0001 v1")
+		})
+	})
+	t.Run("down", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.check.set(errSick)
+			s.wait(5 * time.Second)
+			require.Equal(t, []string{"withdraw /services/user-api/web-1_"}, s.dir.requests(), "once")
+			s.nodes()
+			require.Equal(t, []string{"info service is down check=health err=status 503", "info service is withdrawn reason=left by the process before"}, s.messages())
+			s.dir.goAway()
+			s.check.set(nil)
+			s.wait(5 * time.Second)
+			s.check.set(errSick)
+			s.wait(5 * time.Second)
+			s.dir.comeBack()
+			s.wait(2 * backoffMax)
+			require.NotContains(t, strings.Join(s.messages(), "\n"), "left by the process before", "that is long ago")
+			s.check.set(nil)
+			s.wait(5 * time.Second)
+			s.nodes("/services/user-api/web-1_0001 v1")
+		})
+	})
+	t.Run("down while the directory is away", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.dir.goAway()
+			s.check.set(errSick)
+			s.wait(time.Minute)
+			s.nodes(node + " v1")
+			s.dir.comeBack()
+			s.wait(2 * backoffMax)
+			s.nodes()
+		})
+	})
+	t.Run("removed before it is decided", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			require.NoError(t, s.Reload(nil))
+			s.wait(time.Second)
+			s.nodes()
+			require.False(t, s.Uses(s.dir))
+		})
+	})
+	t.Run("stopped before it is decided", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.stop()
+			s.nodes()
+		})
+	})
+}
+
+// TestDetach: everything stays as it is, whatever is under way.
+func TestDetach(t *testing.T) {
+	registered := func(t *testing.T, script func(s *stage)) {
+		play(t, nil, func(s *stage) {
+			s.wait(2 * time.Second)
+			s.nodes("/services/user-api/web-1_0001 v1")
+			script(s)
+		})
+	}
+	t.Run("registered", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			s.dir.requests()
+			s.Detach()
+			s.Detach()
+			require.NoError(t, <-s.stopped)
+			s.cancel()
+			s.wait(time.Hour)
+			require.Empty(t, s.dir.requests())
+			s.nodes("/services/user-api/web-1_0001 v1")
+			require.EqualError(t, s.Reload(nil), "reload services: the registrar has stopped")
+		})
+	})
+	t.Run("with the end of its context", func(t *testing.T) {
+		for range 20 { // the order in which a select sees them is by chance
+			registered(t, func(s *stage) {
+				s.Detach()
+				s.stop()
+				s.nodes("/services/user-api/web-1_0001 v1")
+			})
+		}
+	})
+	t.Run("while it withdraws", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			s.dir.goAway()
+			s.cancel()
+			synctest.Wait()
+			began := time.Now()
+			s.Detach()
+			require.NoError(t, <-s.stopped)
+			require.Zero(t, time.Since(began))
+			s.dir.comeBack()
+			s.wait(time.Minute)
+			s.nodes("/services/user-api/web-1_0001 v1")
+		})
+	})
+	t.Run("while a request and a check are under way", func(t *testing.T) {
+		play(t, nil, func(s *stage) {
+			s.dir.goAway()
+			s.wait(2 * time.Second)
+			s.check.setHang(true)
+			s.wait(2 * time.Second)
+			s.Detach()
+			s.wait(time.Minute)
+			require.Empty(t, s.stopped, "the check has not ended")
+			s.check.setHang(false)
+			require.NoError(t, <-s.stopped)
+			s.dir.comeBack()
+			s.wait(time.Minute)
+			s.nodes()
+		})
+	})
+	t.Run("before it runs", func(t *testing.T) {
+		dir := &fakeDirectory{}
+		r := New(Options{Services: []Service{{Name: "a", Directory: dir, Registration: discovery.Registration{Path: "/a", Prefix: "x"}}}})
+		r.Detach()
+		require.NoError(t, r.Run(t.Context()))
+		require.Empty(t, dir.requests())
+	})
+}
+
 func TestReload(t *testing.T) {
 	const node = "/services/user-api/web-1_0001"
 	other := func(s *stage) Service {

@@ -25,6 +25,17 @@ func TestUpkeep(t *testing.T) {
 			down           nothing
 			event          nothing
 			up             publish health`},
+		{"what a process before has left is not touched before the checks decide", `
+			inherit        nothing
+			event          nothing
+			wait 1h        nothing
+			down           withdraw health
+			begin          nothing
+			fail           in 50ms
+			wait 50ms      withdraw retry
+			begin          nothing
+			ok             nothing
+			event          nothing`},
 		{"up and down", `
 			up             publish health
 			begin          nothing
@@ -140,6 +151,8 @@ func TestUpkeep(t *testing.T) {
 				event := words[0]
 				switch event {
 				case "start":
+				case "inherit":
+					u.touched = true
 				case "up":
 					u.decide(Up, now)
 				case "down":

@@ -2,7 +2,10 @@ package registrar_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -33,16 +36,29 @@ type scene struct {
 }
 
 func newScene(t *testing.T) *scene {
-	s := &scene{t: t, server: zktest.New(t), stopped: make(chan error, 1)}
-	s.wire = zktest.NewProxy(t, s.server.Addr())
-	s.session = zookeeper.New(zookeeper.Options{Hosts: []string{s.wire.Addr()}, SessionTimeout: 2 * time.Second})
-	t.Cleanup(s.session.Close)
+	s := &scene{t: t, server: zktest.New(t)}
 	observer, _, err := zk.Connect([]string{s.server.Addr()}, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}))
 	require.NoError(t, err)
 	t.Cleanup(observer.Close)
 	s.observer = observer
 	s.listen("127.0.0.1:0")
+	s.begin(2*time.Second, "")
+	return s
+}
 
+// begin starts a process: a session, and a registrar that looks after the service.
+func (s *scene) begin(timeout time.Duration, file string) {
+	s.t.Helper()
+	t := s.t
+	s.wire = zktest.NewProxy(t, s.server.Addr())
+	wire := s.wire
+	s.session = zookeeper.New(zookeeper.Options{
+		Hosts: []string{s.server.Addr()}, SessionTimeout: timeout, SessionFile: file,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, wire.Addr())
+		},
+	})
+	t.Cleanup(s.session.Close)
 	_, port, err := net.SplitHostPort(s.service.Addr().String())
 	require.NoError(t, err)
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -59,13 +75,14 @@ func newScene(t *testing.T) *scene {
 		}},
 	}}})
 	ctx, cancel := context.WithCancel(t.Context())
-	s.cancel = cancel
-	go func() { s.stopped <- s.Run(ctx) }()
+	stopped := make(chan error, 1)
+	s.cancel, s.stopped = cancel, stopped
+	r := s.Registrar
+	go func() { stopped <- r.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-s.stopped
+		<-stopped
 	})
-	return s
 }
 
 type silent struct{}
@@ -203,4 +220,79 @@ func TestZooKeeperAway(t *testing.T) {
 	s.wire.Resume()
 	s.children(0)
 	require.Eventually(t, func() bool { st := s.Status()[0]; return !st.Registered && st.Problem == "" }, 10*time.Second, time.Millisecond)
+}
+
+// TestZooKeeperRestart: a registrar that is followed by another one within the session's timeout. The service is up
+// all the time in the first half, and down when the second one looks in the second half.
+func TestZooKeeperRestart(t *testing.T) {
+	for _, how := range []string{"in order", "killed"} {
+		t.Run(how, func(t *testing.T) {
+			s := newScene(t)
+			s.cancel() // the process of a scene has no file
+			require.NoError(t, <-s.stopped)
+			s.stopped <- nil
+			file := filepath.Join(t.TempDir(), "session")
+			end := func() {
+				if how == "killed" { // the file and the server are as they are then
+					s.wire.Cut()
+					text, err := os.ReadFile(file)
+					require.NoError(t, err)
+					file = filepath.Join(t.TempDir(), "session")
+					require.NoError(t, os.WriteFile(file, text, 0o600))
+					return
+				}
+				s.Detach()
+				require.NoError(t, <-s.stopped)
+				s.stopped <- nil
+				s.session.Leave()
+			}
+			s.begin(30*time.Second, file)
+			name := s.children(1)[0]
+			_, dir, changed, err := s.observer.ChildrenW(parent)
+			require.NoError(t, err)
+			_, stat, touched, err := s.observer.GetW(parent + "/" + name)
+			require.NoError(t, err)
+
+			for range 2 {
+				end()
+				s.begin(30*time.Second, file)
+				require.Eventually(t, func() bool {
+					st := s.Status() // empty before Run has begun
+					return len(st) == 1 && st[0].Registered
+				}, 20*time.Second, time.Millisecond)
+				require.Equal(t, parent+"/"+name, s.Status()[0].Node)
+			}
+			s.marker()
+			require.Empty(t, changed, "the directory was touched")
+			require.Empty(t, touched, "the node was touched")
+			_, now, err := s.observer.Get(parent + "/" + name)
+			require.NoError(t, err)
+			require.Equal(t, stat, now)
+			_, dirNow, err := s.observer.Children(parent)
+			require.NoError(t, err)
+			require.Equal(t, dir, dirNow)
+
+			end()
+			addr := s.service.Addr().String()
+			require.NoError(t, s.service.Close())
+			require.Equal(t, []string{name}, s.children(1), "it stands until somebody has looked")
+			s.begin(30*time.Second, file)
+			s.children(0)
+			require.Equal(t, zk.EventNodeDeleted, (<-touched).Type)
+			require.Equal(t, registrar.Down, s.Status()[0].State)
+			s.listen(addr)
+			s.children(1)
+		})
+	}
+}
+
+// marker makes a node and waits for the observer to be told, so that it has been told of all that was before.
+func (s *scene) marker() {
+	s.t.Helper()
+	path := fmt.Sprintf("/marker-%d", time.Now().UnixNano())
+	_, _, made, err := s.observer.ExistsW(path)
+	require.NoError(s.t, err)
+	_, err = s.observer.Create(path, nil, 0, zk.WorldACL(zk.PermAll))
+	require.NoError(s.t, err)
+	<-made
 }

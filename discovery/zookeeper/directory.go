@@ -25,13 +25,24 @@ type regKey struct{ path, prefix string }
 type registration struct {
 	turn chan struct{} // holds one token: who has it may act and touch what is below
 
-	node    string // full path of our node; empty: none that we know of
-	session int64  // that it was made in
-	unknown bool   // a create was sent and its outcome is not known
-	before  bool   // published before by this session object
+	node    string     // full path of our node; empty: none that we know of
+	session int64      // that it was made in
+	left    []leftover // what earlier sessions of ours may still have
+	unknown bool       // a create was sent, by this process or the one before, and its outcome is not known
+	before  bool       // published before by this session object
+}
+
+// leftover is a node of an earlier session of ours.
+type leftover struct {
+	path  string // full
+	owner int64
 }
 
 // Publish implements registrar.Directory. Next to what is documented there:
+//
+// A node that the process before this one published, in a session that was taken up, is adopted, and when its data are
+// the same nothing is written: nobody notices. What an earlier session of ours has left, should the server not have
+// ended it yet, is deleted once the new node stands.
 //
 // The parent is made with the first node, persistent, empty and open to the world, as Nerve does. A watch stands on
 // the published node, and tells subscribers.
@@ -54,6 +65,9 @@ func (s *Session) Publish(ctx context.Context, r discovery.Registration, node st
 		p := publication{s: s, e: e, reg: reg, r: r, dir: s.full(r.Path)}
 		if node != "" && reg.node == "" {
 			reg.node = s.full(node)
+		}
+		if err := s.ledger.record(ctx, s.ctx, r); err != nil {
+			return "", err
 		}
 		full, err := p.publish(ctx)
 		if err != nil {
@@ -150,7 +164,7 @@ func (s *Session) registration(k regKey) *registration {
 	defer s.mu.Unlock()
 	reg := s.regs[k]
 	if reg == nil {
-		reg = &registration{turn: make(chan struct{}, 1)}
+		reg = &registration{turn: make(chan struct{}, 1), unknown: s.ledger.found()}
 		reg.turn <- struct{}{}
 		s.regs[k] = reg
 	}
@@ -171,46 +185,99 @@ func (p *publication) publish(ctx context.Context) (string, error) {
 	if !p.r.Sequential {
 		return p.fixed(ctx)
 	}
-	kept := ""
-	if p.reg.node != "" {
-		p.guard(p.reg.node)
-		ok, err := p.adopt(ctx, p.reg.node)
-		if err != nil {
-			return "", err
-		}
-		if ok {
-			kept = p.reg.node
-		}
+	kept, err := p.known(ctx)
+	if err != nil {
+		return "", err
 	}
 	if p.reg.unknown {
-		found, err := p.own(ctx)
-		if err != nil {
+		if kept, err = p.search(ctx, kept); err != nil {
 			return "", err
 		}
-		for _, full := range found {
-			switch {
-			case full == kept:
-			case kept == "":
-				p.guard(full)
-				ok, err := p.adopt(ctx, full)
-				if err != nil {
-					return "", err
-				}
-				if ok {
-					kept = full
-				}
-			default:
-				if err := p.remove(ctx, full); err != nil {
-					return "", err
-				}
+	}
+	if kept == "" {
+		if kept, err = p.create(ctx); err != nil {
+			return "", err
+		}
+	}
+	p.settled(kept) // whatever happens next, it is known
+	return kept, p.clear(ctx)
+}
+
+// known returns the node that we know of, when it is still there and ours.
+func (p *publication) known(ctx context.Context) (string, error) {
+	node := p.reg.node
+	if node == "" {
+		return "", nil
+	}
+	p.guard(node)
+	ok, err := p.adopt(ctx, node)
+	if ok || err != nil {
+		return node, err
+	}
+	p.unguard(node)
+	p.suspect(node)
+	p.reg.node = ""
+	return "", nil
+}
+
+// search looks for what a lost create may have left. It returns the one node that is kept: kept, if there is one. Of
+// others the surplus is deleted.
+func (p *publication) search(ctx context.Context, kept string) (string, error) {
+	found, err := p.own(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, full := range found {
+		switch {
+		case full == kept:
+		case kept == "":
+			p.guard(full)
+			ok, err := p.adopt(ctx, full)
+			if err != nil {
+				return "", err
+			}
+			if ok {
+				kept = full
+			} else {
+				p.unguard(full)
+			}
+		default:
+			if err := p.remove(ctx, full, p.owns); err != nil {
+				return "", err
 			}
 		}
-		p.reg.unknown = false
 	}
-	if kept != "" {
-		return kept, nil
+	p.reg.unknown = false
+	return kept, nil
+}
+
+// suspect notes that a node may be left of the session that ours was last made in, if that is not the present one.
+func (p *publication) suspect(full string) {
+	if p.reg.session != 0 && p.reg.session != p.e.session {
+		p.note(leftover{full, p.reg.session})
 	}
-	return p.create(ctx)
+}
+
+func (p *publication) note(l leftover) {
+	if !slices.Contains(p.reg.left, l) {
+		p.reg.left = append(p.reg.left, l)
+	}
+}
+
+// clear deletes what earlier sessions of ours have left. A server that did not let us take a session up has not always
+// ended it, and until it does the service is listed twice. The endpoint must be ours as well: the session file may be a
+// copy from another machine.
+func (p *publication) clear(ctx context.Context) error {
+	for len(p.reg.left) > 0 {
+		l := p.reg.left[0]
+		if err := p.remove(ctx, l.path, func(now reading) bool {
+			return now.stat.EphemeralOwner == l.owner && sameEndpoint(now.data, p.r.Data)
+		}); err != nil {
+			return err
+		}
+		p.reg.left = p.reg.left[1:]
+	}
+	return nil
 }
 
 // settled remembers what was published.
@@ -256,8 +323,23 @@ func (p *publication) ours(stat zk.Stat) bool {
 	return stat.EphemeralOwner == p.e.session
 }
 
-// own returns the full paths of the nodes that carry our name and belong to us, oldest first.
+func (p *publication) owns(now reading) bool { return p.ours(now.stat) }
+
+// sync has the server catch up with its leader on a path. The one that we are connected to now may not have heard of
+// what another one has done for us.
+func (p *publication) sync(path string) error {
+	if _, err := p.e.link.conn.Sync(path); err != nil && !gone(err) {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
+}
+
+// own returns the full paths of the nodes that carry our name and belong to us, oldest first. Those of the process
+// before, whose session was not taken up, are noted as left.
 func (p *publication) own(ctx context.Context) ([]string, error) {
+	if err := p.sync(p.dir); err != nil {
+		return nil, err
+	}
 	ls, err := p.s.children(ctx, p.e, p.dir, false)
 	if gone(err) {
 		return nil, nil
@@ -265,6 +347,7 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(ls.names)
 	var found []string
 	for _, name := range ls.names {
 		number, ok := strings.CutPrefix(name, p.r.Prefix)
@@ -276,18 +359,22 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 		}
 		full := path.Join(p.dir, name)
 		now, err := p.s.get(ctx, p.e, full, false)
-		if gone(err) {
-			continue
-		}
-		if err != nil {
+		switch {
+		case gone(err):
+		case err != nil:
 			return nil, err
-		}
-		if p.ours(now.stat) {
+		case p.ours(now.stat):
 			found = append(found, full)
+		case p.former(now.stat.EphemeralOwner):
+			p.note(leftover{full, now.stat.EphemeralOwner})
 		}
 	}
-	slices.Sort(found)
 	return found, nil
+}
+
+// former reports whether a session is that of the process before, which could not be taken up.
+func (p *publication) former(session int64) bool {
+	return session != 0 && session != p.e.session && session == p.s.ledger.former()
 }
 
 // create makes the node, and the parents when they are missing.
@@ -380,10 +467,12 @@ func (p *publication) fixed(ctx context.Context) (string, error) {
 		switch {
 		case gone(err):
 			made, err := p.create(ctx)
-			if errors.Is(err, zk.ErrNodeExists) {
-				continue
+			if !errors.Is(err, zk.ErrNodeExists) {
+				return made, err
 			}
-			return made, err
+			if err := p.sync(full); err != nil { // the leader knows of one
+				return "", err
+			}
 		case err != nil:
 			return "", err
 		case p.ours(now.stat):
@@ -407,7 +496,7 @@ func (p *publication) fixed(ctx context.Context) (string, error) {
 // predecessor reports whether a node under our fixed name was left behind by ourselves: from the session before this
 // one, or by the process before this one, as far as the endpoint in it tells.
 func (p *publication) predecessor(now reading) bool {
-	if p.reg.session != 0 && now.stat.EphemeralOwner == p.reg.session {
+	if p.reg.session != 0 && now.stat.EphemeralOwner == p.reg.session || p.former(now.stat.EphemeralOwner) {
 		return true
 	}
 	return !p.reg.before && sameEndpoint(now.data, p.r.Data)
@@ -454,31 +543,42 @@ func (p *publication) replace(full string, stat zk.Stat) error {
 
 // withdraw deletes all nodes of the registration.
 func (p *publication) withdraw(ctx context.Context) error {
+	var found []string
 	if p.reg.node != "" {
-		if err := p.remove(ctx, p.reg.node); err != nil {
+		found = append(found, p.reg.node)
+		p.suspect(p.reg.node)
+	}
+	if p.reg.unknown {
+		more, err := p.remains(ctx)
+		if err != nil {
+			return err
+		}
+		found = append(found, more...)
+	}
+	for _, full := range found {
+		if err := p.remove(ctx, full, p.owns); err != nil {
 			return err
 		}
 	}
-	if p.reg.unknown {
-		found := []string{path.Join(p.dir, p.r.Prefix)}
-		if p.r.Sequential {
-			var err error
-			if found, err = p.own(ctx); err != nil {
-				return err
-			}
-		}
-		for _, full := range found {
-			if err := p.remove(ctx, full); err != nil {
-				return err
-			}
-		}
+	if err := p.clear(ctx); err != nil {
+		return err
 	}
 	p.reg.node, p.reg.unknown, p.reg.before = "", false, false
+	p.s.ledger.forget(regKey{p.r.Path, p.r.Prefix})
 	return nil
 }
 
-// remove deletes a node if it is ours. Nobody is told of that.
-func (p *publication) remove(ctx context.Context, full string) error {
+// remains returns where nodes of ours may stand when nothing is known.
+func (p *publication) remains(ctx context.Context) ([]string, error) {
+	if p.r.Sequential {
+		return p.own(ctx)
+	}
+	full := path.Join(p.dir, p.r.Prefix)
+	return []string{full}, p.sync(full)
+}
+
+// remove deletes a node if it is the one that is meant. Nobody is told of that.
+func (p *publication) remove(ctx context.Context, full string, meant func(reading) bool) error {
 	p.unguard(full)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -491,7 +591,7 @@ func (p *publication) remove(ctx context.Context, full string) error {
 		if err != nil {
 			return err
 		}
-		if !p.ours(now.stat) {
+		if !meant(now) {
 			return nil
 		}
 		err = p.e.link.conn.Delete(full, now.stat.Version)

@@ -92,6 +92,7 @@ type Session struct {
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
+	over chan struct{}  // closed when Close or Leave has done all
 	all  sync.WaitGroup // every goroutine of ours, those in library calls included
 
 	budget *budget      // of all reads
@@ -100,6 +101,8 @@ type Session struct {
 	arming sync.Mutex   // around setting a persistent watch, and removing it
 
 	received, reads, events, sessions, expired, reconnects, resyncs, unchanged, differences, discarded atomic.Uint64
+
+	ledger *ledger // nil without a session file
 
 	mu       sync.Mutex // guards all below; never held across a call of the library or a logger
 	closed   bool
@@ -175,11 +178,12 @@ func New(o Options) *Session {
 		silent.SetOutput(io.Discard)
 		o.Log = silent
 	}
+	o.Dial = abrupt(o.Dial)
 	o.Chroot = strings.TrimSuffix(o.Chroot, "/")
 	s := &Session{
 		o: o, log: o.Log, budget: newBudget(), rise: make(chan struct{}), since: time.Now(),
 		routes: map[string]map[*inbox]struct{}{}, guards: map[string]struct{}{}, subs: map[chan struct{}]struct{}{},
-		regs: map[regKey]*registration{},
+		regs: map[regKey]*registration{}, over: make(chan struct{}),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	hosts, err := parseHosts(o.Hosts)
@@ -189,6 +193,7 @@ func New(o Options) *Session {
 		return s
 	}
 	s.hosts = hosts
+	s.inherit()
 	s.all.Go(s.keep)
 	return s
 }
@@ -415,6 +420,7 @@ func (s *Session) shaken(l *link, h handshake) {
 	s.resume = h.credentials // none when the old session has expired
 	if h.session != 0 {
 		s.timeout = h.timeout
+		s.ledger.established(h)
 	}
 }
 
@@ -430,26 +436,10 @@ func (l *link) abandon() {
 	l.conn.Close()
 }
 
-// Close ends the session: the server deletes its ephemeral nodes at once when it can be reached. Calls that wait end
-// with an error. Close blocks until all has ended, a few seconds at most. It may be called again.
-func (s *Session) Close() {
-	s.mu.Lock()
-	again, l, up := s.closed, s.link, s.up
-	s.closed = true
-	s.mu.Unlock()
-	if again {
-		s.all.Wait()
-		return
-	}
-	s.stop()
-	if l != nil {
-		if up != nil {
-			l.conn.Close() // says goodbye, waits 1 s for the answer at most
-		}
-		l.abandon()
-	}
-	s.all.Wait()
-}
+// Close ends the session: the server deletes its ephemeral nodes at once when it can be reached, and the session file
+// goes with them. Calls that wait end with an error. Close blocks until all has ended, a few seconds at most. It may be
+// called again.
+func (s *Session) Close() { s.end(true) }
 
 // event takes the library's events, in the library's goroutine: it must not block nor call the library.
 func (s *Session) event(l *link, ev zk.Event) {
