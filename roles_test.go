@@ -11,10 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/cli/clitest"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
 // bothRoles is a world whose agent is the registrar of a service on this host too. It returns the registrar's file.
@@ -206,4 +209,114 @@ func TestOnceRegistersNothing(t *testing.T) {
 	out, code = w.run("agent", "-c", w.agentFile)
 	require.Equal(t, 2, code, out)
 	require.Contains(t, out, "own.toml:2: ")
+}
+
+// unseen watches the service from the test's own session. The function that it returns checks that from then on the
+// list was the same at every moment: not one event.
+func (w *world) unseen() func() {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	snapshots := make(chan discovery.Snapshot)
+	var seen []discovery.Snapshot
+	first, done := make(chan struct{}), make(chan struct{})
+	source := w.session.Source(service, servicePath, zookeeper.SourceOptions{})
+	go source.Run(ctx, snapshots)
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case s := <-snapshots:
+				if seen = append(seen, s); len(seen) == 1 {
+					close(first)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	w.t.Cleanup(cancel)
+	select {
+	case <-first:
+	case <-time.After(patience):
+		w.t.Fatal("nothing is listed")
+	}
+	return func() {
+		w.t.Helper()
+		cancel()
+		<-done
+		require.Len(w.t, seen, 1, "the restart was seen")
+	}
+}
+
+// TestRestartNobodyNotices: after SIGUSR2 the next process takes the registration over, in either kind of process.
+func TestRestartNobodyNotices(t *testing.T) {
+	t.Run("registrar", func(t *testing.T) {
+		w := newWorld(t)
+		in := w.startInstance("a", w.zk.Addr())
+		w.startAgent()
+		w.converges("a")
+		unchanged, same := w.pinned(), w.unseen()
+
+		require.NoError(t, in.registrar.Signal(syscall.SIGUSR2))
+		code, err := in.registrar.Wait(patience)
+		require.NoError(t, err)
+		require.Zero(t, code, in.registrar.Log())
+		w.startRegistrar(in)
+		w.takenOver(in.registrar)
+		w.converges("a")
+
+		// Another stop is one that withdraws.
+		same()
+		unchanged()
+		require.NoError(t, in.registrar.Stop())
+		listed, err := w.registered()
+		require.NoError(t, err)
+		require.Empty(t, listed)
+	})
+	t.Run("both roles", func(t *testing.T) {
+		w, registrar := bothRoles(t)
+		w.startAgent()
+		w.converges("own")
+		unchanged, same := w.pinned(), w.unseen()
+		before := w.status().ZooKeeper[0].Session
+
+		require.NoError(t, w.agent.Signal(syscall.SIGUSR2))
+		code, err := w.agent.Wait(patience)
+		require.NoError(t, err)
+		require.Zero(t, code, w.agent.Log())
+		w.startAgent()
+		w.takenOver(w.agent)
+		w.converges("own")
+		require.Equal(t, before, w.status().ZooKeeper[0].Session)
+		same()
+		unchanged()
+
+		// What the next process does not have any more is withdrawn by it.
+		require.NoError(t, w.agent.Signal(syscall.SIGUSR2))
+		_, err = w.agent.Wait(patience)
+		require.NoError(t, err)
+		w.write(registrar, strings.Replace(read(t, registrar), `zk_path = "/services/user-api"`, `zk_path = "/services/moved"`, 1))
+		w.startAgent()
+		w.eventually("the old registration is gone", func() error {
+			listed, err := w.registered()
+			if err == nil && len(listed) > 0 {
+				err = fmt.Errorf("%v", listed)
+			}
+			return err
+		})
+		require.Equal(t, before, w.status().ZooKeeper[0].Session)
+	})
+}
+
+// takenOver waits until a process has its registration confirmed in the session of the one before.
+func (w *world) takenOver(p *clitest.Process) {
+	w.t.Helper()
+	w.eventually("the session is taken up", func() error {
+		for _, what := range []string{"the session of the process before is taken up", "service is registered"} {
+			if !strings.Contains(p.Log(), what) {
+				return errors.New(p.Tail(5))
+			}
+		}
+		return nil
+	})
 }

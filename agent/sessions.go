@@ -140,13 +140,23 @@ func (p *Sessions) Release(used []config.ZooKeeper) {
 	for _, z := range used {
 		keep[accessOf(z)] = true
 	}
-	p.remove(func(k access, s *pooled) bool { return !s.held && !keep[k] })
+	p.remove(func(k access, s *pooled) bool { return !s.held && !keep[k] }, (*zookeeper.Session).Close)
 }
 
 // Close closes all sessions. It blocks until they are closed.
-func (p *Sessions) Close() { p.remove(func(access, *pooled) bool { return true }) }
+func (p *Sessions) Close() {
+	p.remove(func(access, *pooled) bool { return true }, (*zookeeper.Session).Close)
+}
 
-func (p *Sessions) remove(which func(access, *pooled) bool) {
+// Leave ends the work with all sessions for a process that follows this one: those that are held stay at the servers,
+// with their nodes, for their timeout; the others are closed. It blocks until that is done.
+func (p *Sessions) Leave() {
+	p.remove(func(_ access, s *pooled) bool { return s.held }, (*zookeeper.Session).Leave)
+	p.Close()
+}
+
+// remove takes sessions out of the pool and ends them.
+func (p *Sessions) remove(which func(access, *pooled) bool, end func(*zookeeper.Session)) {
 	p.mu.Lock()
 	var gone []*pooled
 	for k, s := range p.open {
@@ -158,7 +168,7 @@ func (p *Sessions) remove(which func(access, *pooled) bool) {
 	p.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, s := range gone {
-		closing.Go(s.session.Close)
+		closing.Go(func() { end(s.session) })
 	}
 	closing.Wait()
 }

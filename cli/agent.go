@@ -30,7 +30,8 @@ func (a *app) agentCommand() *cobra.Command {
 		Long: "Runs the node agent in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
 			"SIGTERM and SIGINT stop it; HAProxy keeps running with what it has.\n\n" +
 			"With registrar = \"FILE\" in its file the process is the registrar of that file too, over the same ZooKeeper\n" +
-			"session where both mean the same. A stop then withdraws those services first. With --once nothing is registered.",
+			"session where both mean the same. A stop then withdraws those services first; after SIGUSR2 they stay registered\n" +
+			"for the next process, as with myelin registrar. With --once nothing is registered.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.file("SYNAPSE_CONFIG")
@@ -67,12 +68,12 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	defer sessions.Close()
 	p := process{app: a, log: log, path: path}
+	defer func() { p.endSessions(sessions) }()
 	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions}
 	if registers != nil {
 		// Before the agent, so that a session of both has the registrar's timeout and is kept for its next run.
-		if p.registrar, err = a.newRegistrar(registers, file, sessions, log, reg); err != nil {
+		if p.registrar, err = a.newRegistrar(ctx, registers, file, sessions, log, reg); err != nil {
 			return err
 		}
 		o.Registrar = p.registrar
@@ -120,6 +121,15 @@ func (p *process) answer(ctx context.Context, listen string, metrics prometheus.
 	return func() { cancel(); <-done }, nil
 }
 
+// endSessions ends the sessions as the roles ask for it.
+func (p *process) endSessions(sessions *agent.Sessions) {
+	if p.registrar != nil {
+		p.registrar.endSessions()
+		return
+	}
+	sessions.Close()
+}
+
 // run runs the roles until ctx ends. The registrations are withdrawn first, while the agent still serves this host;
 // then the agent ends.
 func (p *process) run(ctx context.Context) error {
@@ -134,6 +144,14 @@ func (p *process) run(ctx context.Context) error {
 			return
 		}
 		<-ctx.Done()
+	})
+	running.Go(func() {
+		p.app.onHandover(ctx, p.log, func() {
+			if p.registrar != nil {
+				p.registrar.handOver()
+			}
+			stop()
+		})
 	})
 	running.Go(func() { p.app.onHangup(ctx, p.log, p.rereads(ctx)...) })
 	running.Go(func() {
@@ -231,6 +249,20 @@ func (a *app) onHangup(ctx context.Context, log logrus.FieldLogger, roles ...rer
 			}
 		}
 		notify(log, daemon.SdNotifyReady)
+	}
+}
+
+// onHandover calls leave at SIGUSR2, once.
+func (a *app) onHandover(ctx context.Context, log logrus.FieldLogger, leave func()) {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR2)
+	defer signal.Stop(asked)
+	select {
+	case <-ctx.Done():
+	case <-asked:
+		log.Info("another process takes over")
+		leave()
+		<-ctx.Done() // a second signal must not kill
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,8 @@ func (a *app) registrarCommand() *cobra.Command {
 		Use:   "registrar -c FILE",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, then end.",
+			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
+			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.file("NERVE_CONFIG")
@@ -108,15 +110,17 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 	a.warn(log, problems)
 
 	sessions := agent.NewSessions(log)
-	defer sessions.Close()
-	r, err := a.newRegistrar(c, f, sessions, log, newRegistry())
+	r, err := a.newRegistrar(ctx, c, f, sessions, log, newRegistry())
 	if err != nil {
+		sessions.Close()
 		return err
 	}
+	defer r.endSessions()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	running.Go(func() { a.onHandover(ctx, log, r.handOver) })
 	running.Go(func() { a.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
 	err = r.run(ctx)
@@ -131,15 +135,20 @@ type registrarRole struct {
 	file     registrarFile // as it was last taken; belongs to who calls reload
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
+	cleaning *cleaner
+	handed   atomic.Bool // another process takes the registrations over
 }
 
-// newRegistrar makes the registrar of a file. Its sessions begin to connect; nothing is checked or registered yet.
-func (a *app) newRegistrar(c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
+// newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
+// earlier process registered and this file does not have; nothing is checked or registered yet.
+func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
 	r := &registrarRole{app: a, file: f, sessions: sessions, log: log.WithField("component", "registrar")}
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
+	r.cleaning = newCleaner(ctx, r.log)
+	r.cleaning.begin(services)
 	r.Registrar = registrar.New(registrar.Options{
 		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
 	})
@@ -166,8 +175,28 @@ func owner(c *config.Registrar) string {
 // run looks after the services until ctx ends, and withdraws them then.
 func (r *registrarRole) run(ctx context.Context) error {
 	err := r.Run(ctx)
+	if r.handed.Load() {
+		r.log.Info("registrar stopped; what it registered stays for the next process")
+		return err
+	}
 	r.log.Info("registrar stopped")
 	return err
+}
+
+// handOver makes run end, and endSessions leave what is registered to the next process.
+func (r *registrarRole) handOver() {
+	r.handed.Store(true)
+	r.Detach()
+}
+
+// endSessions ends the sessions, those that registrations live in included unless they are handed over.
+func (r *registrarRole) endSessions() {
+	r.cleaning.close()
+	if r.handed.Load() {
+		r.sessions.Leave()
+		return
+	}
+	r.sessions.Close()
 }
 
 // reload puts the services of a file in the place of the present ones. An error has changed nothing.
@@ -183,7 +212,11 @@ func (r *registrarRole) reload(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Reload(services); err != nil {
+	// Were a service to come back while what is left of it is being removed, its new node would go as well.
+	r.cleaning.end()
+	err = r.Reload(services)
+	r.cleaning.begin(services)
+	if err != nil {
 		return err
 	}
 	r.file = f
