@@ -32,6 +32,8 @@ func failed(line string) bool {
 	return false
 }
 
+const sessionExpired = "the session has expired"
+
 // explain puts what the library says into words that help. A server that does not want a connection closes it
 // without a word, whatever the reason.
 func explain(line string) string {
@@ -45,7 +47,7 @@ func explain(line string) string {
 	case strings.HasPrefix(line, "authentication failed: log in"):
 		return strings.TrimPrefix(line, "authentication failed: ") + "; see zookeeper.auth"
 	case strings.HasPrefix(line, "authentication failed: zk: session has been expired"):
-		return "the session has expired"
+		return sessionExpired
 	}
 	for _, prefix := range []string{"authentication failed: ", "recv loop terminated: ", "send loop terminated: "} {
 		line = strings.TrimPrefix(line, prefix)

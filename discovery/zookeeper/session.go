@@ -140,7 +140,7 @@ type link struct {
 	mu      sync.Mutex // guards all below
 	tap     *tap
 	dialed  time.Time // start of the latest dial
-	reached bool      // a dial since the last session went through
+	reached bool      // the latest dial went through, and no session has come of it
 	attempt int       // dials since the last connection that lived
 	shaken  time.Time // end of the latest handshake; zero when the latest dial has come to none
 }
@@ -345,6 +345,9 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	l.mu.Unlock()
 	c, err := s.open(l.ctx, address)
 	if err != nil {
+		l.mu.Lock()
+		l.reached = false
+		l.mu.Unlock()
 		return nil, err
 	}
 	logins, err := readLogins(s.o.Logins)
@@ -518,6 +521,10 @@ func (s *Session) noteFailure(l *link, why string) {
 		return
 	}
 	s.lastErr = why
+	if why == sessionExpired { // a new one follows, and is said
+		s.mu.Unlock()
+		return
+	}
 	say := s.up == nil && !s.refused
 	if s.up == nil {
 		s.warned, s.refused = true, true

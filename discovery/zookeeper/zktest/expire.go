@@ -2,6 +2,7 @@ package zktest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,19 @@ import (
 // A second client with the same id and password may close a session. The password is no secret to somebody who knows
 // the id: the server derives it (ZooKeeperServer.generatePasswd: java.util.Random seeded with id ^ 0xB3415C00).
 func (s *Server) Expire(session int64) error {
+	err := s.expire(session)
+	if errors.Is(err, io.EOF) {
+		// The server may close the connection before its answer is out. Asked again, it knows no such session.
+		if err = s.expire(session); errors.Is(err, errNoSession) {
+			return nil
+		}
+	}
+	return err
+}
+
+var errNoSession = errors.New("the server knows no such session")
+
+func (s *Server) expire(session int64) error {
 	c, err := net.DialTimeout("tcp", s.addr, 2*time.Second)
 	if err != nil {
 		return fmt.Errorf("expire session 0x%x: %w", uint64(session), err)
@@ -44,7 +58,7 @@ func expire(c net.Conn, session int64) error {
 	}
 	// ConnectResponse: protocol, timeout, session; that is 0 when there is no such session.
 	if len(answer) < 16 || int64(binary.BigEndian.Uint64(answer[8:])) != session {
-		return fmt.Errorf("the server knows no such session")
+		return errNoSession
 	}
 	// closeSession: xid 1, operation -11. The reply has a header of xid, zxid and error.
 	closing := make([]byte, 0, 8)
