@@ -399,6 +399,9 @@ func (r *source) readNodes(ctx context.Context, e *epoch, v *view, t *task, watc
 		}
 		delete(t.nodes, name)
 	})
+	if len(t.nodes) == 0 {
+		t.nodes = nil // a map keeps the room of all that was ever in it
+	}
 	return cmp.Or(err, failed)
 }
 
