@@ -32,11 +32,11 @@ func (s *Session) outdated(how string) {
 // done, or the connection has ended: the error then wraps errLost.
 func (s *Session) ask(ctx context.Context, e *epoch, r request, most int) ([]byte, error) {
 	s.reads.Add(1)
-	c, err := e.tap.send(r, most)
+	calls, err := e.tap.send(most, r)
 	if err != nil {
 		return nil, err
 	}
-	return c.wait(ctx)
+	return calls[0].wait(ctx)
 }
 
 // children lists a node's children. With watch, a watch for them stands when it returns; where the node does not
@@ -115,12 +115,12 @@ func (s *Session) catchUp(ctx context.Context, e *epoch, path string) error {
 func (s *Session) arm(ctx context.Context, e *epoch, path string) error {
 	s.arming.Lock() // not before a removal for a source that has ended, see disarm
 	s.reads.Add(1)
-	c, err := e.tap.send(addWatchRequest(path), nodeMost)
+	calls, err := e.tap.send(nodeMost, addWatchRequest(path))
 	s.arming.Unlock()
 	if err != nil {
 		return wrap("watch", path, err)
 	}
-	_, err = c.wait(ctx)
+	_, err = calls[0].wait(ctx)
 	switch {
 	case err == nil:
 		s.answered(e, true)
@@ -157,7 +157,7 @@ func (s *Session) disarm(e *epoch, path string, box *inbox) {
 	s.arming.Lock()
 	defer s.arming.Unlock()
 	if last := s.shut(path, box); last && e != nil && !e.lost() && s.modern() {
-		_, _ = e.tap.send(removeWatchesRequest(path), nodeMost) // fails only with the connection, and the watch with it
+		_, _ = e.tap.send(nodeMost, removeWatchesRequest(path)) // fails only with the connection, and the watch with it
 	}
 }
 
@@ -197,74 +197,110 @@ type flight struct {
 	call *call
 }
 
+// sweep is the reading of many nodes of a directory.
+type sweep struct {
+	s            *Session
+	e            *epoch
+	dir          string
+	batch, watch bool
+	each         func(string, reading, error)
+	places       chan struct{}
+	left         []unit
+	under        []flight // oldest first: a server answers in order
+}
+
 // readNodes reads named children of dir and calls each, in any order, with every one's result: a reading, whose data is
 // only valid during the call, or an error that gone, forbidden or tooLarge tells apart. With watch, a watch stands on
 // each that exists. Several requests are under way at a time, within the session's budget. An error ends it: what each
 // has been called with by then is right.
 func (s *Session) readNodes(ctx context.Context, e *epoch, dir string, names []string, watch bool, each func(string, reading, error)) error {
 	batch := !watch && s.modern()
-	places := s.budget.places(batch)
-	left := units(dir, names, batch)
-	var under []flight
+	w := &sweep{
+		s: s, e: e, dir: dir, batch: batch, watch: watch, each: each,
+		places: s.budget.places(batch), left: units(dir, names, batch),
+	}
 	defer func() {
-		for range under {
-			places <- struct{}{}
+		for range w.under {
+			w.places <- struct{}{}
 		}
 	}()
-	for len(left) > 0 || len(under) > 0 {
-		if len(left) > 0 && seat(ctx, places, len(under) == 0) {
-			under = append(under, flight{unit: left[0]})
-			cost := len(left[0])
-			if !batch {
-				cost *= singleCost
-			}
-			if err := s.budget.wait(ctx, cost); err != nil {
-				return err
-			}
-			s.reads.Add(1)
-			c, err := e.tap.send(left[0].request(dir, batch, watch), nodeMost)
-			if err != nil {
-				return err
-			}
-			under[len(under)-1].call, left = c, left[1:]
-			continue
-		}
-		if len(under) == 0 {
-			return ctx.Err()
-		}
-		body, err := under[0].call.wait(ctx)
-		u := under[0].unit
-		under = under[1:]
-		places <- struct{}{}
-		switch {
-		case errors.Is(err, errTooLarge) && len(u) > 1:
-			left = append(left, u[:len(u)/2], u[len(u)/2:])
-		case err != nil && len(u) > 1 || errors.Is(err, errLost) || errors.Is(err, errUnimplemented) || ctx.Err() != nil:
-			if errors.Is(err, errUnimplemented) && batch {
-				s.outdated("MultiRead: " + err.Error())
-			}
+	for len(w.left) > 0 || len(w.under) > 0 {
+		if err := w.launch(ctx); err != nil {
 			return wrap("read", dir, err)
-		case batch && err == nil:
-			err = parseMultiRead(body, len(u), func(i int, r reading, err error) { each(u[i], r, err) })
-			if err != nil {
-				return wrap("read", dir, err)
-			}
-		default:
-			if err == nil {
-				var r reading
-				if r, err = parseReading(body); err != nil {
-					return wrap("read", dir, err)
-				}
-				each(u[0], r, nil)
-				continue
-			}
-			if !gone(err) && !forbidden(err) && !tooLarge(err) {
-				return wrap("read", dir, err)
-			}
-			each(u[0], reading{}, err)
+		}
+		if err := w.land(ctx); err != nil {
+			return wrap("read", dir, err)
 		}
 	}
 	return nil
+}
+
+// launch sends as many units as have places, in one piece; it waits for a place only when nothing is under way. Single
+// reads wait until half of their places are free, since what costs most then is each write by itself.
+func (w *sweep) launch(ctx context.Context) error {
+	if !w.batch && len(w.under) > mostSingles/2 {
+		return nil
+	}
+	var requests []request
+	var units []unit
+	cost := 0
+	for len(w.left) > 0 && seat(ctx, w.places, len(w.under) == 0) {
+		u := w.left[0]
+		w.left = w.left[1:]
+		w.under = append(w.under, flight{unit: u}) // from here on its place is given back
+		units = append(units, u)
+		requests = append(requests, u.request(w.dir, w.batch, w.watch))
+		cost += len(u)
+	}
+	if len(units) == 0 {
+		return ctx.Err()
+	}
+	if !w.batch {
+		cost *= singleCost
+	}
+	if err := w.s.budget.wait(ctx, cost); err != nil {
+		return err
+	}
+	w.s.reads.Add(uint64(len(units)))
+	calls, err := w.e.tap.send(nodeMost, requests...)
+	if err != nil {
+		return err
+	}
+	for i, c := range calls {
+		w.under[len(w.under)-len(calls)+i].call = c
+	}
+	return nil
+}
+
+// land waits for the oldest reply.
+func (w *sweep) land(ctx context.Context) error {
+	if len(w.under) == 0 {
+		return ctx.Err()
+	}
+	body, err := w.under[0].call.wait(ctx)
+	u := w.under[0].unit
+	w.under = w.under[1:]
+	w.places <- struct{}{}
+	switch {
+	case err == nil && w.batch:
+		return parseMultiRead(body, len(u), func(i int, r reading, err error) { w.each(u[i], r, err) })
+	case err == nil:
+		r, err := parseReading(body)
+		if err == nil {
+			w.each(u[0], r, nil)
+		}
+		return err
+	case tooLarge(err) && len(u) > 1:
+		w.left = append(w.left, u[:len(u)/2], u[len(u)/2:])
+		return nil
+	case len(u) == 1 && (gone(err) || forbidden(err) || tooLarge(err)):
+		w.each(u[0], reading{}, err)
+		return nil
+	}
+	if w.batch && errors.Is(err, errUnimplemented) {
+		w.s.outdated("MultiRead: " + err.Error())
+	}
+	return err
 }
 
 // seat takes a free place; when it is to wait for one, until ctx is done.

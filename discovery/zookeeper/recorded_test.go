@@ -59,7 +59,7 @@ func talk(t *testing.T, c net.Conn) conversation {
 
 	// A request of ours is followed by a ping, whose reply is the library's, so that reading comes to an end.
 	ask := func(r request) ([]byte, error) {
-		c, err := tp.send(r, nodeMost)
+		c, err := lib.one(nodeMost, r)
 		require.NoError(t, err)
 		_, err = tp.Write(theirs(xidPing, 11))
 		require.NoError(t, err)
@@ -117,7 +117,7 @@ func talk(t *testing.T, c net.Conn) conversation {
 	require.NoError(t, err)
 	write(2, func(r request) request { return r.string("/recorded/a/deep").int32(-1) })
 	// No such operation: so servers answer that are too old for one, and then close the connection.
-	last, err := tp.send(newRequest(99, 0), nodeMost)
+	last, err := lib.one(nodeMost, newRequest(99, 0))
 	require.NoError(t, err)
 	_, err = tp.Read(make([]byte, 1))
 	require.Error(t, err)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type tap struct {
 	// Of the goroutine that reads.
 	deadline  time.Time     // of the handshake
 	readLimit time.Duration // what the library last gave a read
+	proceeded time.Time     // when the read was last given its time anew
 	asked     int64         // session in the ConnectRequest as it was sent
 	done      bool          // the ConnectResponse has been read
 	pending   []byte        // of a frame that is the library's
@@ -398,7 +400,12 @@ func (t *tap) proceed() error {
 	if !t.done || t.readLimit <= 0 {
 		return nil
 	}
-	return t.Conn.SetReadDeadline(time.Now().Add(t.readLimit))
+	now := time.Now()
+	if now.Sub(t.proceeded) < t.readLimit/16 { // not with every frame: it costs as much as reading one
+		return nil
+	}
+	t.proceeded = now
+	return t.Conn.SetReadDeadline(now.Add(t.readLimit))
 }
 
 // append reads n bytes behind b.
@@ -435,33 +442,45 @@ func (t *tap) skip(n int) error {
 	return nil
 }
 
-// send writes a request of ours. most bounds its reply in bytes. It blocks while others write, as long as a write may
-// take at most.
-func (t *tap) send(r request, most int) (*call, error) {
-	c := &call{at: time.Now(), most: most, reply: make(chan answer, 1)}
+// send writes requests of ours, in one piece. most bounds each one's reply in bytes. It blocks while others write, as
+// long as a write may take at most.
+func (t *tap) send(most int, requests ...request) ([]*call, error) {
+	calls := make([]*call, len(requests))
+	now := time.Now()
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return nil, errLost
 	}
+	for i, r := range requests {
+		calls[i] = &call{at: now, most: most, reply: make(chan answer, 1)}
+		xid := t.number()
+		t.ours[xid] = calls[i]
+		r.seal(xid)
+	}
+	t.mu.Unlock()
+	frames := []byte(requests[0])
+	if len(requests) > 1 {
+		frames = slices.Concat(requests...)
+	}
+	if err := t.write(frames, now.Add(t.o.writeLimit)); err != nil {
+		t.fail()
+		t.Conn.Close() // the library's goroutines notice
+		return nil, errLost
+	}
+	return calls, nil
+}
+
+// number returns a free xid. The caller holds mu.
+func (t *tap) number() int32 {
 	for {
 		if t.xid++; t.xid < firstXid { // the first, or one too many
 			t.xid = firstXid
 		}
 		if t.ours[t.xid] == nil {
-			break
+			return t.xid
 		}
 	}
-	xid := t.xid
-	t.ours[xid] = c
-	t.mu.Unlock()
-	r.seal(xid)
-	if err := t.write(r, time.Now().Add(t.o.writeLimit)); err != nil {
-		t.fail()
-		t.Conn.Close() // the library's goroutines notice
-		return nil, errLost
-	}
-	return c, nil
 }
 
 // wait returns the body of the reply. It blocks until that has come, ctx is done, or the connection has ended.

@@ -109,6 +109,15 @@ func (p *pair) sent(t testing.TB) []byte {
 	return b
 }
 
+// one sends one request.
+func (p *pair) one(most int, r request) (*call, error) {
+	calls, err := p.tap.send(most, r)
+	if err != nil {
+		return nil, err
+	}
+	return calls[0], nil
+}
+
 func (p *pair) shake(t testing.TB, extra ...byte) {
 	t.Helper()
 	_, err := p.Write(connectRequest(0, 1))
@@ -230,7 +239,7 @@ func TestTapLogin(t *testing.T) {
 func TestTapInjects(t *testing.T) {
 	p := newPair(t, time.Minute, credentials{})
 	p.shake(t)
-	ours, err := p.send(pathRequest(opGetData, "/a", true), 100)
+	ours, err := p.one(100, pathRequest(opGetData, "/a", true))
 	require.NoError(t, err)
 	first := p.sent(t)
 	xid := int32(binary.BigEndian.Uint32(first[4:]))
@@ -272,7 +281,7 @@ func TestTapAnswers(t *testing.T) {
 	p.shake(t)
 	var calls []*call
 	for range 4 {
-		c, err := p.send(syncRequest("/"), 10)
+		c, err := p.one(10, syncRequest("/"))
 		require.NoError(t, err)
 		calls = append(calls, c)
 		p.sent(t)
@@ -287,7 +296,7 @@ func TestTapAnswers(t *testing.T) {
 	}
 
 	// Who does not wait any more is no obstacle.
-	c, err := p.send(syncRequest("/"), 10)
+	c, err := p.one(10, syncRequest("/"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -308,7 +317,7 @@ func TestTapEnds(t *testing.T) {
 	} {
 		p := newPair(t, time.Minute, credentials{})
 		p.shake(t)
-		c, err := p.send(syncRequest("/"), 1000)
+		c, err := p.one(1000, syncRequest("/"))
 		require.NoError(t, err)
 		p.sent(t)
 		end(p)
@@ -316,7 +325,7 @@ func TestTapEnds(t *testing.T) {
 		require.Error(t, err, name)
 		_, err = c.wait(context.Background())
 		require.ErrorIs(t, err, errLost, name)
-		_, err = p.send(syncRequest("/"), 1000)
+		_, err = p.one(1000, syncRequest("/"))
 		require.ErrorIs(t, err, errLost, name)
 	}
 }
@@ -326,7 +335,7 @@ func TestTapOvertaken(t *testing.T) {
 	p := newPair(t, time.Minute, credentials{})
 	p.shake(t)
 	soon := func() time.Time { return time.Now().Add(time.Hour) }
-	_, err := p.send(syncRequest("/"), 1000)
+	_, err := p.one(1000, syncRequest("/"))
 	require.NoError(t, err)
 	require.False(t, p.overtaken(soon(), time.Minute), "nothing is answered")
 	_, err = p.Write(theirs(xidPing, 11))
@@ -341,7 +350,7 @@ func TestTapOvertaken(t *testing.T) {
 
 	_, err = p.Write(theirs(3, 1))
 	require.NoError(t, err)
-	c, err := p.send(syncRequest("/"), 1000)
+	c, err := p.one(1000, syncRequest("/"))
 	require.NoError(t, err)
 	p.answer(t, replyFrame(firstXid+1, 1, 0, nil), replyFrame(xidPing, 1, 0, nil))
 	p.frame(t)
