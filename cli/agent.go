@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 
@@ -65,6 +66,15 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	}
 	a.warn(log, problems)
 
+	// Before any session is taken up: a start that fails here must not end what the process before has left.
+	var admin net.Listener // nil: there are no pages
+	if cfg.Admin.Listen != "" && !once {
+		if admin, err = agent.Listen(cfg.Admin.Listen); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		defer admin.Close() // a second time, where the pages have ended
+	}
+
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
 	p := process{app: a, log: log, path: path, asked: asked}
@@ -82,11 +92,9 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	if once {
 		return a.agentOnce(ctx, p.agent)
 	}
-	pages, err := p.answer(context.WithoutCancel(ctx), cfg.Admin.Listen, reg)
-	if err != nil {
-		return err
+	if admin != nil {
+		defer p.answer(context.WithoutCancel(ctx), admin, reg)()
 	}
-	defer pages()
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
 	return p.run(ctx)
 }
@@ -101,15 +109,8 @@ type process struct {
 	registrar *registrarRole // nil: the process has one role
 }
 
-// answer opens the agent's pages. stop ends them, and waits for that.
-func (p *process) answer(ctx context.Context, listen string, metrics prometheus.Gatherer) (stop func(), err error) {
-	if listen == "" {
-		return func() {}, nil
-	}
-	l, err := agent.Listen(listen)
-	if err != nil {
-		return nil, err
-	}
+// answer begins to answer on l with the agent's pages. stop ends that, and waits for it.
+func (p *process) answer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -118,7 +119,7 @@ func (p *process) answer(ctx context.Context, listen string, metrics prometheus.
 			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
 		}
 	}()
-	return func() { cancel(); <-done }, nil
+	return func() { cancel(); <-done }
 }
 
 // endSessions ends the sessions as the roles ask for it.
