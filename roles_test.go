@@ -122,6 +122,29 @@ func TestBothRolesStopInOrder(t *testing.T) {
 	require.True(t, 0 < registrar && registrar < agent, log)
 }
 
+// TestSignalsDuringStop: what comes while services are being withdrawn, which a ZooKeeper that does not answer makes
+// long, kills nobody.
+func TestSignalsDuringStop(t *testing.T) {
+	w, _ := bothRoles(t)
+	in := w.startInstance("a", w.zk.Addr())
+	w.startAgent()
+	w.converges("a", "own")
+	require.NoError(t, w.zk.Pause())
+	defer w.zk.Resume()
+	for _, p := range []*clitest.Process{in.registrar, w.agent} {
+		require.NoError(t, p.Signal(syscall.SIGTERM))
+		end := time.Now().Add(patience)
+		for p.Running() && time.Now().Before(end) {
+			require.NoError(t, p.Signal(syscall.SIGHUP))
+			_, _ = p.Wait(10 * time.Millisecond)
+			require.NoError(t, p.Signal(syscall.SIGUSR2))
+		}
+		code, err := p.Wait(patience)
+		require.NoError(t, err)
+		require.Zero(t, code, p.Tail(5))
+	}
+}
+
 // TestBothRolesReread: SIGHUP reads both files; a bad one leaves its role as it was, and only its role.
 func TestBothRolesReread(t *testing.T) {
 	w, registrar := bothRoles(t)

@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
+	"net"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +45,8 @@ func (a *app) agentCommand() *cobra.Command {
 }
 
 func (a *app) runAgent(ctx context.Context, path, instance string, once bool) error {
+	asked := catch()
+	defer asked.release()
 	cfg, problems, err := config.LoadAgent(path, a.options(false))
 	if err != nil {
 		return err
@@ -66,9 +66,18 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	}
 	a.warn(log, problems)
 
+	// Before any session is taken up: a start that fails here must not end what the process before has left.
+	var admin net.Listener // nil: there are no pages
+	if cfg.Admin.Listen != "" && !once {
+		if admin, err = agent.Listen(cfg.Admin.Listen); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		defer admin.Close() // a second time, where the pages have ended
+	}
+
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	p := process{app: a, log: log, path: path}
+	p := process{app: a, log: log, path: path, asked: asked}
 	defer func() { p.endSessions(sessions) }()
 	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions}
 	if registers != nil {
@@ -83,11 +92,9 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	if once {
 		return a.agentOnce(ctx, p.agent)
 	}
-	pages, err := p.answer(context.WithoutCancel(ctx), cfg.Admin.Listen, reg)
-	if err != nil {
-		return err
+	if admin != nil {
+		defer p.answer(context.WithoutCancel(ctx), admin, reg)()
 	}
-	defer pages()
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
 	return p.run(ctx)
 }
@@ -97,19 +104,13 @@ type process struct {
 	app       *app
 	log       *logrus.Logger
 	path      string // of the agent's file
+	asked     asked
 	agent     *agent.Agent
 	registrar *registrarRole // nil: the process has one role
 }
 
-// answer opens the agent's pages. stop ends them, and waits for that.
-func (p *process) answer(ctx context.Context, listen string, metrics prometheus.Gatherer) (stop func(), err error) {
-	if listen == "" {
-		return func() {}, nil
-	}
-	l, err := agent.Listen(listen)
-	if err != nil {
-		return nil, err
-	}
+// answer begins to answer on l with the agent's pages. stop ends that, and waits for it.
+func (p *process) answer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -118,7 +119,7 @@ func (p *process) answer(ctx context.Context, listen string, metrics prometheus.
 			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
 		}
 	}()
-	return func() { cancel(); <-done }, nil
+	return func() { cancel(); <-done }
 }
 
 // endSessions ends the sessions as the roles ask for it.
@@ -146,14 +147,14 @@ func (p *process) run(ctx context.Context) error {
 		<-ctx.Done()
 	})
 	running.Go(func() {
-		p.app.onHandover(ctx, p.log, func() {
+		p.asked.onHandover(ctx, p.log, func() {
 			if p.registrar != nil {
 				p.registrar.handOver()
 			}
 			stop()
 		})
 	})
-	running.Go(func() { p.app.onHangup(ctx, p.log, p.rereads(ctx)...) })
+	running.Go(func() { p.asked.onHangup(ctx, p.log, p.rereads(ctx)...) })
 	running.Go(func() {
 		select {
 		case <-p.agent.Ready():
@@ -220,50 +221,6 @@ func (a *app) agentOnce(ctx context.Context, ag *agent.Agent) error {
 	}
 	cancel()
 	return errors.Join(err, <-ended)
-}
-
-// reread takes a role's files again. An error has changed nothing.
-type reread struct {
-	role string
-	take func() error
-}
-
-// onHangup re-reads the files at each SIGHUP until ctx is done. An error keeps the role's old configuration in force.
-func (a *app) onHangup(ctx context.Context, log logrus.FieldLogger, roles ...reread) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangups:
-		}
-		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-		for _, r := range roles {
-			log := log.WithField("component", r.role)
-			if err := r.take(); err != nil {
-				log.WithField("err", err).Error("the files are not taken; the old configuration stays in force")
-			} else {
-				log.Info("the files were read again and are in force")
-			}
-		}
-		notify(log, daemon.SdNotifyReady)
-	}
-}
-
-// onHandover calls leave at SIGUSR2, once.
-func (a *app) onHandover(ctx context.Context, log logrus.FieldLogger, leave func()) {
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGUSR2)
-	defer signal.Stop(asked)
-	select {
-	case <-ctx.Done():
-	case <-asked:
-		log.Info("another process takes over")
-		leave()
-		<-ctx.Done() // a second signal must not kill
-	}
 }
 
 func notify(log logrus.FieldLogger, state string) {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,12 +16,14 @@ import (
 const cleanAgain = 10 * time.Second
 
 // cleaner removes what an earlier process registered in a session that this one has taken up, and that its services do
-// not have any more. Its methods may be called from several goroutines.
+// not have any more. What this process has registered is not its concern: the registrar withdraws that, and only when
+// its successor stands. Its methods may be called from several goroutines.
 type cleaner struct {
 	log logrus.FieldLogger
 	ctx context.Context // ends all work
 
-	mu     sync.Mutex // guards all below
+	mu     sync.Mutex                            // guards all below
+	ours   map[retainer][]discovery.Registration // of all services that this process has had
 	closed bool
 	cancel context.CancelFunc // nil: nothing is under way
 	work   sync.WaitGroup
@@ -32,27 +35,37 @@ type retainer interface {
 }
 
 func newCleaner(ctx context.Context, log logrus.FieldLogger) *cleaner {
-	return &cleaner{ctx: ctx, log: log}
+	return &cleaner{ctx: ctx, log: log, ours: map[retainer][]discovery.Registration{}}
 }
 
-// begin starts to remove what is not of services, and goes on until that is done, or end or close is called. It does
-// not block.
+// begin starts to remove what is of no service that it was ever given, and goes on until that is done, or end or close
+// is called. It does not block.
 func (c *cleaner) begin(services []registrar.Service) {
-	keep := map[retainer][]discovery.Registration{}
-	for _, s := range services {
-		if d, ok := s.Directory.(retainer); ok {
-			keep[d] = append(keep[d], s.Registration)
-		}
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, s := range services {
+		c.add(s)
+	}
 	if c.closed {
 		return
 	}
 	var ctx context.Context
 	ctx, c.cancel = context.WithCancel(c.ctx)
-	for d, registrations := range keep {
+	for d, registrations := range c.ours {
 		c.work.Go(func() { c.clean(ctx, d, registrations) })
+	}
+}
+
+// add notes a service as one of this process. The caller holds mu, and nothing is under way.
+func (c *cleaner) add(s registrar.Service) {
+	d, ok := s.Directory.(retainer)
+	if !ok {
+		return
+	}
+	r := s.Registration
+	if !slices.ContainsFunc(c.ours[d], func(o discovery.Registration) bool { return o.Path == r.Path && o.Prefix == r.Prefix }) {
+		r.Data = nil // told apart by path and prefix
+		c.ours[d] = append(c.ours[d], r)
 	}
 }
 

@@ -99,6 +99,8 @@ func (a *app) checkRegistrar(f registrarFile) error {
 }
 
 func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
+	asked := catch()
+	defer asked.release()
 	c, problems, err := a.loadRegistrar(f)
 	if err != nil {
 		return err
@@ -120,8 +122,8 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	running.Go(func() { a.onHandover(ctx, log, r.handOver) })
-	running.Go(func() { a.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
+	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
+	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
 	err = r.run(ctx)
 	notify(log, daemon.SdNotifyStopping)

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+)
+
+// asked are the signals that a role answers while it runs. They are caught from the command's beginning to its end,
+// because one that nobody catches kills: a re-read that is asked for while services are being withdrawn must not.
+type asked struct{ hangup, handover chan os.Signal }
+
+// catch begins to catch the signals. One that comes before somebody answers is answered then.
+func catch() asked {
+	s := asked{make(chan os.Signal, 1), make(chan os.Signal, 1)}
+	signal.Notify(s.hangup, syscall.SIGHUP)
+	signal.Notify(s.handover, syscall.SIGUSR2)
+	return s
+}
+
+// release is for the end of the command.
+func (s asked) release() {
+	signal.Stop(s.hangup)
+	signal.Stop(s.handover)
+}
+
+// reread takes a role's files again. An error has changed nothing.
+type reread struct {
+	role string
+	take func() error
+}
+
+// onHangup re-reads the files at each SIGHUP until ctx is done. An error keeps the role's old configuration in force.
+func (s asked) onHangup(ctx context.Context, log logrus.FieldLogger, roles ...reread) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.hangup:
+		}
+		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+		for _, r := range roles {
+			log := log.WithField("component", r.role)
+			if err := r.take(); err != nil {
+				log.WithField("err", err).Error("the files are not taken; the old configuration stays in force")
+			} else {
+				log.Info("the files were read again and are in force")
+			}
+		}
+		notify(log, daemon.SdNotifyReady)
+	}
+}
+
+// onHandover calls leave at the first SIGUSR2, unless ctx ends before.
+func (s asked) onHandover(ctx context.Context, log logrus.FieldLogger, leave func()) {
+	select {
+	case <-ctx.Done():
+	case <-s.handover:
+		log.Info("another process takes over")
+		leave()
+	}
+}
