@@ -77,14 +77,14 @@ type agent struct {
 	s *zookeeper.Session
 }
 
-// fleet opens n sessions with a source each, which end with the test, or with the returned function.
-func fleet(t testing.TB, n int, path string, options func() zookeeper.Options, of zookeeper.SourceOptions) ([]agent, func()) {
+// fleet opens n sessions with a source each, which end with the test.
+func fleet(t testing.TB, n int, path string, options func(i int) zookeeper.Options, of zookeeper.SourceOptions) []agent {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	agents := make([]agent, n)
 	for i := range agents {
-		a := agent{&tally{least: -1}, zookeeper.New(options())}
+		a := agent{&tally{least: -1}, zookeeper.New(options(i))}
 		agents[i] = a
 		out := make(chan discovery.Snapshot)
 		all.Go(func() {
@@ -99,15 +99,14 @@ func fleet(t testing.TB, n int, path string, options func() zookeeper.Options, o
 			}
 		})
 	}
-	end := func() {
+	t.Cleanup(func() {
 		cancel()
 		for _, a := range agents {
 			all.Go(a.s.Close)
 		}
 		all.Wait()
-	}
-	t.Cleanup(end)
-	return agents, end
+	})
+	return agents
 }
 
 // allOf waits until something is true of every agent.
@@ -225,7 +224,7 @@ func TestFleetOfLargeViews(t *testing.T) {
 	owners := w.owners(t, "/others")
 	require.Len(t, owners, others)
 
-	agents, _ := fleet(t, size, "/web", func() zookeeper.Options {
+	agents := fleet(t, size, "/web", func(int) zookeeper.Options {
 		return zookeeper.Options{Hosts: e.Hosts(), SessionTimeout: 12 * time.Second}
 	}, zookeeper.SourceOptions{Decode: func(node string, data []byte) (discovery.Instance, error) {
 		return discovery.Instance{Node: node, ServerID: len(data)}, nil // a million in all: they are to be cheap
