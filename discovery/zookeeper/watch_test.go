@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -337,4 +339,45 @@ func TestReconnectAgain(t *testing.T) {
 	wire.DropRequests(nil)
 	wire.Break()
 	o.untilSame(t, w, "/web")
+}
+
+// TestSyncFirst: on every connection the server catches up with its leader before anything is listed or compared, and
+// once is enough.
+func TestSyncFirst(t *testing.T) {
+	both(t, func(t *testing.T, with zookeeper.Options) {
+		zks := server(t)
+		w := writer(t, zks.Addr())
+		fill(t, w, "/web", 20)
+		wire := zktest.NewProxy(t, zks.Addr())
+		var mu sync.Mutex
+		var asked []int32 // on the latest connection; no reads of nodes, which may be left from the one before
+		wire.DropRequests(func(_, op int32) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if slices.Contains([]int32{opSync, opExists, opGetChildren}, op) {
+				asked = append(asked, op)
+			}
+			return false
+		})
+		s := open(t, zookeeper.Options{Classic: with.Classic, Hosts: []string{wire.Addr()}, AntiEntropy: 200 * time.Millisecond})
+		o := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{}))
+		o.untilCount(t, 20)
+		for n := range 3 {
+			if n > 0 {
+				wire.Cut()
+				disconnected(t, s)
+				mu.Lock()
+				asked = nil
+				mu.Unlock()
+				wire.Resume()
+			}
+			lists := wire.Requests(opGetChildren)
+			require.Eventually(t, func() bool { return wire.Requests(opGetChildren) >= lists+3 }, patience, poll)
+			mu.Lock()
+			now := slices.Clone(asked)
+			mu.Unlock()
+			require.Equal(t, opSync, now[0])
+			require.NotContains(t, now[1:], opSync)
+		}
+	})
 }
