@@ -101,7 +101,7 @@ type watcher struct {
 	events    []<-chan zk.Event
 }
 
-func watch(t testing.TB, c *zk.Conn, node string) *watcher {
+func watchNode(t testing.TB, c *zk.Conn, node string) *watcher {
 	t.Helper()
 	w := &watcher{c: c, node: node, events: make([]<-chan zk.Event, 3)}
 	var err error
@@ -156,7 +156,7 @@ func TestRestartIsInvisible(t *testing.T) {
 				info, err := os.Stat(first.file)
 				require.NoError(t, err)
 				require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-				seen := watch(t, w, node)
+				seen := watchNode(t, w, node)
 
 				second := begin(t, zks, end(first))
 				was, may := second.Standing(r)
@@ -220,7 +220,7 @@ func TestRestartAfterSIGKILL(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "published /s/web/web-1_0000000000 <nil>\n", line)
 		if seen == nil {
-			seen = watch(t, w, "/s/web/web-1_0000000000")
+			seen = watchNode(t, w, "/s/web/web-1_0000000000")
 		}
 		require.NoError(t, cmd.Process.Kill())
 		require.Error(t, cmd.Wait())
@@ -386,7 +386,7 @@ func TestExpiredMeanwhile(t *testing.T) {
 			require.Eventually(t, func() bool { return p.Status().Connected && id(t, p.Session) != second }, patience, poll)
 			p.publish(r)
 			third := id(t, p.Session)
-			seen := watch(t, w, path.Join("/s/web", names(t, w, "/s/web")[0]))
+			seen := watchNode(t, w, path.Join("/s/web", names(t, w, "/s/web")[0]))
 			p = begin(t, zks, p.crash())
 			p.publish(r)
 			require.Equal(t, third, id(t, p.Session), "the file tells of the new session")
@@ -486,7 +486,7 @@ func TestOneFileForTwo(t *testing.T) {
 	w := writer(t, zks.Addr())
 	p := begin(t, zks, filepath.Join(t.TempDir(), "session"))
 	node := p.publish(sequential)
-	seen := watch(t, w, node)
+	seen := watchNode(t, w, node)
 	before, err := os.ReadFile(p.file)
 	require.NoError(t, err)
 
