@@ -59,6 +59,7 @@ type registrarFile struct {
 	path     string
 	instance string // before the file's instance_id, unless empty
 	stateDir string // when the file names none; empty: the default
+	hosted   bool   // in an agent's process, whose log counts
 	strict   bool   // unknown keys are errors
 }
 
@@ -134,7 +135,8 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 type registrarRole struct {
 	*registrar.Registrar
 	app      *app
-	file     registrarFile // as it was last taken; belongs to who calls reload
+	file     registrarFile     // as it was last taken; belongs to who calls reload
+	began    *config.Registrar // what it was at the start
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
@@ -144,7 +146,7 @@ type registrarRole struct {
 // newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
 // earlier process registered and this file does not have; nothing is checked or registered yet.
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
-	r := &registrarRole{app: a, file: f, sessions: sessions, log: log.WithField("component", "registrar")}
+	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
@@ -222,6 +224,14 @@ func (r *registrarRole) reload(path string) error {
 		return err
 	}
 	r.file = f
+	settings := []setting{
+		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
+		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+	}
+	if !f.hosted {
+		settings = append(settings, setting{"log", r.began.Log, c.Log})
+	}
+	startOnly(r.log, settings...)
 	return nil
 }
 
