@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -74,7 +76,7 @@ func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
 	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
-		name := agent.Ensemble(z)
+		name := ensemble(z)
 		if stand[name] == nil {
 			stand[name] = new(zookeeper.Session)
 		}
@@ -235,10 +237,15 @@ func (r *registrarRole) reload(path string) error {
 	return nil
 }
 
+// ensemble tells ensembles apart. The order of the hosts does not matter.
+func ensemble(z config.ZooKeeper) string {
+	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
 // registrations turns the file into what the registrar looks after.
 func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
-	place := func(s config.Registration) string { return agent.Ensemble(s.ZooKeeper) + s.ZKPath }
+	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
 		shared[place(s)]++
 	}
