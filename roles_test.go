@@ -204,6 +204,19 @@ func TestBothRolesReread(t *testing.T) {
 	})
 	require.Len(t, w.status().Services, 1)
 
+	// What only a start reads is not taken in silence.
+	w.write(moved, "heartbeat_path = \"beat\"\n"+strings.Replace(read(t, moved), `"5s"`, `"7s"`, 1)+"\n[log]\nlevel = \"debug\"\n")
+	w.write(w.agentFile, regexp.MustCompile(`listen *= *"[^"]*"`).ReplaceAllString(read(t, w.agentFile), `listen = "off"`)+"\n[log]\nlevel = \"debug\"\n")
+	require.NoError(t, w.agent.Signal(syscall.SIGHUP))
+	w.eventually("what takes a restart is told", func() error {
+		for _, keys := range []string{`component=agent reason="admin.listen, log changed"`, `component=registrar reason="heartbeat_path, zookeeper.session_timeout changed"`} {
+			if !strings.Contains(w.agent.Log(), keys) {
+				return errors.New(w.agent.Tail(5))
+			}
+		}
+		return nil
+	})
+
 	// Without the key the registrations stay until somebody restarts the agent, and that is said.
 	w.write(w.agentFile, strings.Replace(good[w.agentFile], "registrar = \"own.toml\"\n", "", 1))
 	require.NoError(t, w.agent.Signal(syscall.SIGHUP))

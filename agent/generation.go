@@ -51,6 +51,9 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
 	}
+	if c.StateDir != "" {
+		_ = os.MkdirAll(c.StateDir, 0o755) // whoever cannot write to it says so
+	}
 	text, err := os.ReadFile(c.HAProxy.ConfigFilePath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) && c.HAProxy.ConfigFilePath != "" {
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -296,4 +297,19 @@ func TestHostNames(t *testing.T) {
 	n.hear("a@127.0.0.1:81", "l@localhost:82")
 	n.has("svc", "a l")
 	n.fileHas("svc", "a l")
+}
+
+// TestStateDirIsMade: the first start on a host needs no folder that somebody else has made.
+func TestStateDirIsMade(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "var", "myelin")
+	c := nodeConfig(state)
+	c.StateDir, c.HAProxy.DoSocket, c.HAProxy.DoReloads = state, false, false
+	log, _ := logtest.NewNullLogger()
+	a := New(Options{Config: c, Log: log})
+	defer a.closeSessions(nil)
+	g, err := a.newGeneration(c, 1, nil)
+	require.NoError(t, err)
+	g.file.first(t.Context())
+	require.Empty(t, g.file.status().Error)
+	require.FileExists(t, c.HAProxy.ConfigFilePath)
 }

@@ -66,8 +66,8 @@ type Keep struct {
 	Owner string // tells this process from others that use the same folder
 }
 
-// Ensemble names an ensemble, as it is shown to people: "zk1:2181,zk2:2181/chroot".
-func Ensemble(z config.ZooKeeper) string { return strings.Join(z.Hosts, ",") + z.Chroot }
+// ensembleName names an ensemble, as it is shown to people: "zk1:2181,zk2:2181/chroot".
+func ensembleName(z config.ZooKeeper) string { return strings.Join(z.Hosts, ",") + z.Chroot }
 
 // NewSessions returns a pool without sessions.
 func NewSessions(log logrus.FieldLogger) *Sessions {
@@ -98,7 +98,7 @@ func (p *Sessions) get(z config.ZooKeeper, keep Keep) *pooled {
 		return s
 	}
 	number := p.number(key)
-	s := &pooled{name: Ensemble(z), number: number}
+	s := &pooled{name: ensembleName(z), number: number}
 	if number > 1 {
 		s.name += fmt.Sprintf(" (%d)", number)
 	}
@@ -131,7 +131,7 @@ func (p *Sessions) Name(z config.ZooKeeper) string {
 	if s := p.open[accessOf(z)]; s != nil {
 		return s.name
 	}
-	return Ensemble(z)
+	return ensembleName(z)
 }
 
 // Release closes the sessions that are neither held nor for one of used. It blocks until they are closed.

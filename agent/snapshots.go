@@ -225,7 +225,7 @@ func (k *snapshots) prune() {
 	}
 	removed, err := k.store.Prune(func(name, origin string) bool { return wanted[service{name, origin}] })
 	for _, name := range removed {
-		k.log.WithField("service", name).Info("the set kept on disk is removed: the configuration has no such service")
+		k.log.WithField("service", name).Info("the set kept on disk is removed: no service of the configuration looks where it is from")
 	}
 	if err != nil {
 		k.log.WithField("err", err).Warn("sets of old services stay on disk")
@@ -243,7 +243,7 @@ func (k *snapshots) note(err error) {
 	k.mu.Unlock()
 	switch {
 	case err != nil && before == "":
-		k.log.WithFields(logrus.Fields{"path": k.store.Dir, "err": err}).Warn("what is in force cannot be kept on disk; a start without the registry would not know it: make state_dir a folder that this process may write to")
+		k.log.WithFields(logrus.Fields{"path": k.store.Dir, "err": err}).Warn("what is in force cannot be kept on disk; a start without the registry would not know it: make state_dir a folder with room that this process may write to")
 	case err == nil && before != "":
 		k.log.WithField("path", k.store.Dir).Info("what is in force is kept on disk again")
 	}

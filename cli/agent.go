@@ -52,7 +52,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		return err
 	}
 	var registers *config.Registrar // nil: this process is an agent only
-	file := registrarFile{path: cfg.Registrar, instance: instance, stateDir: cfg.StateDir}
+	file := registrarFile{path: cfg.Registrar, instance: instance, stateDir: cfg.StateDir, hosted: true}
 	if cfg.Registrar != "" && !once {
 		var more config.Problems
 		if registers, more, err = a.loadRegistrar(file); err != nil {
@@ -77,7 +77,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	p := process{app: a, log: log, path: path, asked: asked}
+	p := process{app: a, log: log, path: path, began: cfg, asked: asked}
 	defer func() { p.endSessions(sessions) }()
 	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions}
 	if registers != nil {
@@ -103,7 +103,8 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 type process struct {
 	app       *app
 	log       *logrus.Logger
-	path      string // of the agent's file
+	path      string        // of the agent's file
+	began     *config.Agent // what it was at the start
 	asked     asked
 	agent     *agent.Agent
 	registrar *registrarRole // nil: the process has one role
@@ -197,6 +198,9 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 	if err := p.agent.Reload(ctx, cfg); err != nil {
 		return nil, err
 	}
+	startOnly(p.log.WithField("component", "agent"),
+		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"log", p.began.Log, cfg.Log},
+		setting{"zookeeper.session_timeout", p.began.ZooKeeper.SessionTimeout, cfg.ZooKeeper.SessionTimeout})
 	switch {
 	case cfg.Registrar != "" && p.registrar == nil:
 		p.log.WithField("path", cfg.Registrar).Warn("registrar is new in the agent's file; restart the agent to have its services registered")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -59,6 +61,7 @@ type registrarFile struct {
 	path     string
 	instance string // before the file's instance_id, unless empty
 	stateDir string // when the file names none; empty: the default
+	hosted   bool   // in an agent's process, whose log counts
 	strict   bool   // unknown keys are errors
 }
 
@@ -73,7 +76,7 @@ func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
 	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
-		name := agent.Ensemble(z)
+		name := ensemble(z)
 		if stand[name] == nil {
 			stand[name] = new(zookeeper.Session)
 		}
@@ -134,7 +137,8 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 type registrarRole struct {
 	*registrar.Registrar
 	app      *app
-	file     registrarFile // as it was last taken; belongs to who calls reload
+	file     registrarFile     // as it was last taken; belongs to who calls reload
+	began    *config.Registrar // what it was at the start
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
@@ -144,7 +148,7 @@ type registrarRole struct {
 // newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
 // earlier process registered and this file does not have; nothing is checked or registered yet.
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
-	r := &registrarRole{app: a, file: f, sessions: sessions, log: log.WithField("component", "registrar")}
+	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
@@ -222,13 +226,26 @@ func (r *registrarRole) reload(path string) error {
 		return err
 	}
 	r.file = f
+	settings := []setting{
+		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
+		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+	}
+	if !f.hosted {
+		settings = append(settings, setting{"log", r.began.Log, c.Log})
+	}
+	startOnly(r.log, settings...)
 	return nil
+}
+
+// ensemble tells ensembles apart. The order of the hosts does not matter.
+func ensemble(z config.ZooKeeper) string {
+	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
 }
 
 // registrations turns the file into what the registrar looks after.
 func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
-	place := func(s config.Registration) string { return agent.Ensemble(s.ZooKeeper) + s.ZKPath }
+	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
 		shared[place(s)]++
 	}

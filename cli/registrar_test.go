@@ -52,3 +52,28 @@ func TestRegistrations(t *testing.T) {
 	require.Equal(t, "i-1_", byName["fixed"].Registration.Prefix)
 	require.Regexp(t, `^base64_\d+_[A-Za-z0-9_=-]+_$`, byName["encoded"].Registration.Prefix)
 }
+
+// TestRegistrationsOfOneEnsemble: hosts in another order are the same ensemble, so that two services in one path of it
+// are told apart.
+func TestRegistrationsOfOneEnsemble(t *testing.T) {
+	a, _ := command(t, "registrar.toml", `
+instance_id = "i-1"
+[services.one]
+host = "10.0.0.1"
+port = 3001
+zk_path = "/services/shared"
+zk_hosts = "zk1,zk2"
+[services.two]
+host = "10.0.0.1"
+port = 3002
+zk_path = "/services/shared"
+zk_hosts = "zk2,zk1"
+`)
+	c, _, err := a.loadRegistrar(registrarFile{path: a.configFile})
+	require.NoError(t, err)
+	same := new(zookeeper.Session)
+	services, err := registrations(c, func(config.ZooKeeper) *zookeeper.Session { return same })
+	require.NoError(t, err)
+	require.NoError(t, registrar.Validate(services))
+	require.Equal(t, "i-1_3001_", services[0].Registration.Prefix)
+}

@@ -115,7 +115,7 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 		if why == "" {
 			why = "no answer"
 		}
-		return fmt.Errorf("ask ZooKeeper at %s: %s within %s; check the address and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), why, a.timeout)
+		return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -52,6 +53,25 @@ func (s asked) onHangup(ctx context.Context, log logrus.FieldLogger, roles ...re
 			}
 		}
 		notify(log, daemon.SdNotifyReady)
+	}
+}
+
+// setting is a key that is read at the start only.
+type setting struct {
+	key      string
+	was, now any // comparable
+}
+
+// startOnly warns of keys that differ from those of the start. Without it a re-read would seem to have taken them.
+func startOnly(log logrus.FieldLogger, settings ...setting) {
+	var keys []string
+	for _, s := range settings {
+		if s.was != s.now {
+			keys = append(keys, s.key)
+		}
+	}
+	if len(keys) > 0 {
+		log.WithField("reason", strings.Join(keys, ", ")+" changed").Warn("not all of the files is in force: restart the process for the rest")
 	}
 }
 

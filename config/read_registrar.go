@@ -52,7 +52,7 @@ func (r *reader) sharedNodes(g *Registrar, d *document) {
 		if s.NodeType != "ephemeral" || s.UsePathEncoding || s.ZKPath == "" {
 			continue
 		}
-		node := strings.Join(s.ZooKeeper.Hosts, ",") + s.ZooKeeper.Chroot + s.ZKPath
+		node := strings.Join(slices.Sorted(slices.Values(s.ZooKeeper.Hosts)), ",") + s.ZooKeeper.Chroot + s.ZKPath
 		if other, taken := nodes[node]; taken {
 			t := r.table(d.services[i].node, d.services[i].path)
 			t.fail("zk_path", fmt.Sprintf("services %s and %s would both be the same znode", other, s.Name),
