@@ -190,6 +190,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 // begin plans what a new connection asks for.
 func (r *source) begin(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 	t.audit, due.round = nil, time.Time{}
+	t.look, t.same = false, false // they were about another connection
 	first := !v.complete
 	if first {
 		t.list, t.all = true, true
