@@ -18,6 +18,12 @@ func answering(t testing.TB, o Options, reply func(op int32, body []byte) (int32
 	o.Hosts = []string{"127.0.0.1:1"}
 	s := New(o)
 	t.Cleanup(s.Close)
+	return s, answeringEpoch(t, s, 1, reply)
+}
+
+// answeringEpoch is one more connection of such a session, of the same session at the server.
+func answeringEpoch(t testing.TB, s *Session, gen uint64, reply func(op int32, body []byte) (int32, []byte)) *epoch {
+	t.Helper()
 	client, server := net.Pipe()
 	tp := newTap(client, tapOptions{
 		limit: time.Minute, writeLimit: time.Minute, zxid: new(atomic.Int64), received: new(atomic.Uint64),
@@ -33,9 +39,25 @@ func answering(t testing.TB, o Options, reply func(op int32, body []byte) (int32
 		}
 	}()
 	t.Cleanup(func() { tp.Close(); server.Close() })
-	e := &epoch{gen: 1, session: 7, tap: tp, down: make(chan struct{}), current: make(chan bool, 1)}
+	e := &epoch{gen: gen, session: 7, tap: tp, down: make(chan struct{}), current: make(chan bool, 1)}
 	e.current <- true
-	return s, e
+	return e
+}
+
+// establish puts a connection in the place of the one before, if there is one.
+func establish(s *Session, e *epoch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.up != nil {
+		s.up.tap.Close()
+		close(s.up.down)
+	}
+	s.up = e
+	for _, boxes := range s.routes {
+		for b := range boxes {
+			b.connected(e)
+		}
+	}
 }
 
 func serve(server net.Conn, reply func(op int32, body []byte) (int32, []byte)) {

@@ -272,6 +272,9 @@ func parseConnectResponse(b []byte) (handshake, error) {
 	if p.err != nil || len(password) != passwdLen {
 		return handshake{}, errMalformed
 	}
+	if h.session != 0 && h.timeout <= 0 { // the library would panic: it makes a ticker of it
+		return handshake{}, errMalformed
+	}
 	copy(h.password[:], password)
 	return h, nil
 }

@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -150,4 +151,98 @@ func TestAuditCount(t *testing.T) {
 	a.hear(false, nil)
 	require.Equal(t, 1, a.count(), "the set of children was told of")
 	require.Zero(t, newAudit().count())
+}
+
+// directoryServer answers as a server does that has one directory with the node "a" in it.
+type directoryServer struct {
+	t *testing.T
+
+	mu       sync.Mutex // guards all below
+	pzxid    int64
+	mzxid    int64
+	refusing bool    // reads of data fail
+	ops      []int32 // all requests
+}
+
+func (d *directoryServer) reply(op int32, body []byte) (int32, []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ops = append(d.ops, op)
+	stat := zk.Stat{Czxid: 1, Pzxid: d.pzxid}
+	switch {
+	case op == opExists:
+		return 0, appendStat(nil, stat)
+	case op == opGetChildren2:
+		return 0, appendStat(request(nil).int32(1).string("a"), stat)
+	case op == opMultiRead && d.refusing:
+		return -5, nil
+	case op == opMultiRead:
+		var out []byte
+		for _, path := range readsOf(d.t, body) {
+			if path == "/web" {
+				out = appendRead(out, nil, stat)
+			} else {
+				out = appendRead(out, fmt.Appendf(nil, `{"host":"h","port":%d}`, d.mzxid), zk.Stat{Czxid: d.mzxid, Mzxid: d.mzxid})
+			}
+		}
+		return 0, appendEnd(out)
+	}
+	return 0, nil
+}
+
+// change has the server hold other things from now on, and forgets what it has been asked.
+func (d *directoryServer) change(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+	d.ops = nil
+}
+
+func (d *directoryServer) asked(ops ...int32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, op := range d.ops {
+		if len(ops) > 0 && op == ops[0] {
+			ops = ops[1:]
+		}
+	}
+	return len(ops) == 0
+}
+
+// TestLookIsOfOneConnection: that a connection has found the directory as it was left says nothing on the next one,
+// when what else there was to be read then could not be.
+func TestLookIsOfOneConnection(t *testing.T) {
+	const patience, poll = 30 * time.Second, time.Millisecond
+	d := &directoryServer{t: t, pzxid: 5, mzxid: 1}
+	s, e := answering(t, Options{}, d.reply)
+	establish(s, e)
+	ctx, cancel := context.WithCancel(context.Background())
+	out, done := make(chan discovery.Snapshot), make(chan error, 1)
+	go func() { done <- s.Source("web", "/web", SourceOptions{Immutable: true}).Run(ctx, out) }()
+	defer func() { cancel(); <-done }()
+	require.EqualValues(t, 1, (<-out).Instances[0].Endpoint.Port())
+
+	// One child stays to be read, over the look at the directory and beyond.
+	d.change(func() { d.refusing = true })
+	s.route(event{zk.EventNodeDataChanged, "/web/a"})
+	require.Eventually(t, func() bool { return d.asked(opMultiRead) }, patience, poll)
+	d.change(func() {})
+	establish(s, answeringEpoch(t, s, 2, d.reply))
+	require.Eventually(t, func() bool { return d.asked(opExists, opMultiRead) }, patience, poll)
+
+	// It is read on the next connection, before the look there, and made anew between the two.
+	again := answeringEpoch(t, s, 3, func(op int32, body []byte) (int32, []byte) {
+		if op == opExists {
+			d.change(func() { d.pzxid, d.mzxid = 6, 2 })
+		}
+		return d.reply(op, body)
+	})
+	d.change(func() { d.refusing = false })
+	establish(s, again)
+	select {
+	case snap := <-out:
+		require.EqualValues(t, 2, snap.Instances[0].Endpoint.Port())
+	case <-time.After(patience):
+		t.Fatal("the node made anew is not read")
+	}
 }

@@ -190,6 +190,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 // begin plans what a new connection asks for.
 func (r *source) begin(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 	t.audit, due.round = nil, time.Time{}
+	t.look, t.same = false, false // they were about another connection
 	first := !v.complete
 	if first {
 		t.list, t.all = true, true
@@ -236,7 +237,7 @@ func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 	if reached(&due.look, now) {
 		// A session that lives on proves that it is still the same store, and a stamp is only worth something there.
 		same := r.s.modern() && v.session == e.session
-		t.look, t.list, v.owed = same, t.list || !same, v.owed || !same
+		t.look, t.list = same, t.list || !same
 	}
 	if reached(&due.all, now) {
 		t.all = true
@@ -305,11 +306,11 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		if err != nil && !gone(err) {
 			return err
 		}
-		if err == nil && stampOf(st) == v.stamp {
+		if t.same = err == nil && stampOf(st) == v.stamp; t.same {
 			s.unchanged.Add(1)
-			t.same, v.gen = true, e.gen
+			v.gen = e.gen
 		} else {
-			t.list, v.owed = true, true
+			t.list = true
 		}
 		t.look, t.all = false, t.all && !r.suffices(v, t)
 	}
@@ -324,7 +325,7 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		if err != nil {
 			return err
 		}
-		v.stamp, v.session, v.gen = stampOf(ls.stat), e.session, e.gen
+		v.stamped(stampOf(ls.stat), e)
 		r.listed(v, t, ls)
 	}
 	if t.all {

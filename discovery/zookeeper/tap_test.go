@@ -168,7 +168,10 @@ func TestTapDeadline(t *testing.T) {
 
 func TestTapRefusesForeignAnswers(t *testing.T) {
 	for _, answer := range []string{"HTTP/1.1 400", "\x15\x03\x03\x00\x02", "\x00\x00\x00\x00", "\x00\x00\x00\x23", "\x00\x00\x04\x01", "\xff\xff\xff\xff",
-		"\x00\x00\x00\x24" + "0000" + "1111" + "22222222" + "\x00\x00\x00\x0f" + "sixteen letters."} {
+		"\x00\x00\x00\x24" + "0000" + "1111" + "22222222" + "\x00\x00\x00\x0f" + "sixteen letters.",
+		// A session without a timeout: the library would panic.
+		"\x00\x00\x00\x24" + "0000" + "\x00\x00\x00\x00" + "22222222" + "\x00\x00\x00\x10" + "sixteen letters.",
+		"\x00\x00\x00\x24" + "0000" + "\xff\xff\xff\xff" + "22222222" + "\x00\x00\x00\x10" + "sixteen letters."} {
 		p := newPair(t, time.Minute, credentials{})
 		p.answer(t, []byte(answer))
 		_, err := io.ReadFull(p, make([]byte, 4))

@@ -50,8 +50,8 @@ type view struct {
 	session int64
 	gen     uint64
 
-	// owed tells that the directory was found changed after a reconnect, and that its known children have not been read
-	// since: each may be another node under the same name.
+	// owed tells that a connection found the directory changed while there was none, and that its known children have not
+	// been read since: each may be another node under the same name.
 	owed bool
 }
 
@@ -60,6 +60,15 @@ type view struct {
 type stamp struct{ czxid, pzxid int64 }
 
 func stampOf(st zk.Stat) stamp { return stamp{st.Czxid, st.Pzxid} }
+
+// stamped takes in the stamp that came with the names. The first one on a connection shows whether watches have missed
+// anything; another session may be one with another store.
+func (v *view) stamped(st stamp, e *epoch) {
+	if v.gen != e.gen && (st != v.stamp || v.session != e.session) {
+		v.owed = true
+	}
+	v.stamp, v.session, v.gen = st, e.session, e.gen
+}
 
 func newView(decode Decode) *view {
 	return &view{decode: decode, nodes: map[string]*node{}, instances: []discovery.Instance{}, rejected: []discovery.Rejection{}, changed: true}

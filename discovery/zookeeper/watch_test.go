@@ -381,3 +381,26 @@ func TestSyncFirst(t *testing.T) {
 		}
 	})
 }
+
+// TestReconnectListsFirst: a listing that was already due when the connection was lost comes before the look at the
+// directory. It must not hide what happened in between: names alone do not tell that one of them is another node now.
+func TestReconnectListsFirst(t *testing.T) {
+	zks := server(t)
+	w := writer(t, zks.Addr())
+	fill(t, w, "/web", 3)
+	wire := zktest.NewProxy(t, zks.Addr())
+	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}})
+	o := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{Immutable: true}))
+	o.untilCount(t, 3)
+	wire.DropRequests(func(_, op int32) bool { return op == opGetChildren })
+	set(t, w, "/web", "of the path itself")
+	require.Eventually(t, func() bool { return wire.Requests(opGetChildren) == 2 }, patience, poll)
+	wire.Cut()
+	disconnected(t, s)
+	_, err := w.Multi(&zk.DeleteRequest{Path: "/web/i-1", Version: -1},
+		&zk.CreateRequest{Path: "/web/i-1", Data: []byte(payload(100)), Acl: world})
+	require.NoError(t, err)
+	wire.DropRequests(nil)
+	wire.Resume()
+	o.untilSame(t, w, "/web")
+}
