@@ -49,8 +49,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	asked := catch()
 	defer asked.release()
 	if _, set := a.env("GOGC"); !set {
-		// An agent is a guest on its host. Beside 10,000 instances this took a fifth off its resident memory in
-		// measurements, and it is idle most of the time.
+		// An agent is a guest on its host, and idle most of the time: a smaller heap is worth more collections.
 		debug.SetGCPercent(50)
 	}
 	cfg, problems, err := config.LoadAgent(path, a.options(false))
