@@ -200,6 +200,9 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 		return nil, err
 	}
 	p.app.warn(p.log, problems)
+	if p.registrar != nil {
+		p.registrar.reserve(cmp.Or(cfg.Registrar, p.registrar.file.path))
+	}
 	if err := p.agent.Reload(ctx, cfg); err != nil {
 		return nil, err
 	}

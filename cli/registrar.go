@@ -205,6 +205,17 @@ func (r *registrarRole) endSessions() {
 	r.sessions.Close()
 }
 
+// reserve opens the sessions that a file asks for, before an agent that reads its own file again can: who is first
+// decides the timeout, and whether the next run can take the session up. What is wrong with the file is for reload to
+// tell.
+func (r *registrarRole) reserve(path string) {
+	f := r.file
+	f.path = path
+	if c, _, err := r.app.loadRegistrar(f); err == nil {
+		_, _ = r.services(c)
+	}
+}
+
 // reload puts the services of a file in the place of the present ones. An error has changed nothing.
 func (r *registrarRole) reload(path string) error {
 	f := r.file
