@@ -389,6 +389,9 @@ func (s *Session) open(ctx context.Context, address string) (net.Conn, error) {
 	secure := tls.Client(c, config)
 	if err := secure.HandshakeContext(shaking); err != nil {
 		c.Close()
+		if errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("TLS handshake with %s: the server closed the connection; is it a port without TLS? (%w)", address, err)
+		}
 		return nil, fmt.Errorf("TLS handshake with %s: %w", address, err)
 	}
 	return secure, nil
