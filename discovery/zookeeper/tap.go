@@ -40,12 +40,12 @@ type tap struct {
 	// Of the goroutine that reads.
 	deadline  time.Time     // of the handshake
 	readLimit time.Duration // what the library last gave a read
-	asked     int64         // session in the ConnectRequest as it was sent
 	done      bool          // the ConnectResponse has been read
 	pending   []byte        // of a frame that is the library's
 	frame     []byte        // what pending is part of, used again
 
-	writing sync.Mutex // around each frame that is written
+	writing sync.Mutex // around each frame that is written, and guards the one below
+	torn    bool       // part of a frame may be missing: the server would take the next one for the rest of it
 
 	mu     sync.Mutex // guards all below
 	closed bool
@@ -187,10 +187,14 @@ func (t *tap) note(xid int32) {
 func (t *tap) write(frame []byte, deadline time.Time) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	if t.torn {
+		return errLost
+	}
 	if err := t.Conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
 	_, err := t.Conn.Write(frame)
+	t.torn = err != nil
 	return err
 }
 
@@ -204,8 +208,7 @@ func (t *tap) connectRequest(p []byte) []byte {
 	if zxid := t.o.zxid.Load(); zxid > int64(binary.BigEndian.Uint64(q[8:])) {
 		binary.BigEndian.PutUint64(q[8:], uint64(zxid))
 	}
-	if t.asked = int64(binary.BigEndian.Uint64(q[20:])); t.asked == 0 && t.o.resume.session != 0 {
-		t.asked = t.o.resume.session
+	if binary.BigEndian.Uint64(q[20:]) == 0 && t.o.resume.session != 0 { // it asks for a new one
 		binary.BigEndian.PutUint64(q[20:], uint64(t.o.resume.session))
 		copy(q[32:48], t.o.resume.password[:])
 	}

@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -450,5 +451,40 @@ func chunks(b []byte, n int) func(func([]byte) bool) {
 				return
 			}
 		}
+	}
+}
+
+// halting writes only half of a frame once, as a connection does whose buffers are full until the deadline.
+type halting struct {
+	net.Conn
+	armed atomic.Bool
+}
+
+func (h *halting) Write(p []byte) (int, error) {
+	if h.armed.Swap(false) {
+		n, err := h.Conn.Write(p[:len(p)/2])
+		return n, errors.Join(err, os.ErrDeadlineExceeded)
+	}
+	return h.Conn.Write(p)
+}
+
+// TestTapHalfWritten: after half a frame nothing more is written. The server would take it for the other half.
+func TestTapHalfWritten(t *testing.T) {
+	for name, first := range map[string]func(*pair) error{
+		"of the library's": func(p *pair) error { _, err := p.Write(theirs(5, 1)); return err },
+		"of ours":          func(p *pair) error { _, err := p.send(syncRequest("/"), 1000); return err },
+	} {
+		p := newPair(t, time.Minute, credentials{})
+		p.shake(t)
+		h := &halting{Conn: p.tap.Conn}
+		p.tap.Conn = h
+		h.armed.Store(true)
+		require.Error(t, first(p), name)
+		_, err := p.send(syncRequest("/"), 1000)
+		require.ErrorIs(t, err, errLost, name)
+		_, err = p.Write(theirs(6, 1))
+		require.Error(t, err, name)
+		got, _ := io.ReadAll(p.server)
+		require.Less(t, len(got), len(syncRequest("/")), name)
 	}
 }
