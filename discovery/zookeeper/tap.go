@@ -51,9 +51,16 @@ type tap struct {
 	closed bool
 	xid    int32
 	ours   map[int32]*call
-	theirs map[int32]time.Time // when the library's requests were written
+	theirs map[int32]sent // the library's requests that wait for their replies
 	pinged time.Time
 	latest time.Time // when the latest request that has been answered was written
+	ended  bool      // the server has confirmed the end of the session
+}
+
+// sent is a request of the library's.
+type sent struct {
+	at time.Time // when it was written
+	op int32
 }
 
 type tapOptions struct {
@@ -105,7 +112,7 @@ var (
 
 func newTap(c net.Conn, o tapOptions) *tap {
 	t := &tap{
-		Conn: c, o: o, deadline: time.Now().Add(o.limit), ours: map[int32]*call{}, theirs: map[int32]time.Time{},
+		Conn: c, o: o, deadline: time.Now().Add(o.limit), ours: map[int32]*call{}, theirs: map[int32]sent{},
 	}
 	t.in = bufio.NewReaderSize(counted{c, o.received}, readAhead)
 	return t
@@ -164,7 +171,7 @@ func (t *tap) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	if len(p) >= 4+headerLen {
-		t.note(int32(binary.BigEndian.Uint32(p[4:])))
+		t.note(int32(binary.BigEndian.Uint32(p[4:])), int32(binary.BigEndian.Uint32(p[8:])))
 	}
 	if err := t.write(p, time.Now().Add(t.o.writeLimit)); err != nil {
 		return 0, err
@@ -173,12 +180,12 @@ func (t *tap) Write(p []byte) (int, error) {
 }
 
 // note remembers when a request of the library's was written.
-func (t *tap) note(xid int32) {
+func (t *tap) note(xid, op int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case xid >= 0:
-		t.theirs[xid] = time.Now()
+		t.theirs[xid] = sent{time.Now(), op}
 	case xid == xidPing:
 		t.pinged = time.Now()
 	}
@@ -333,21 +340,39 @@ func (t *tap) pass(h header, rest int) error {
 	if rest > libraryReply {
 		return fmt.Errorf("read a reply: %d bytes: %w", rest, errTooLarge)
 	}
-	t.mu.Lock()
-	if h.xid == xidPing {
-		t.latest = later(t.latest, t.pinged)
-	} else {
-		t.latest = later(t.latest, t.theirs[h.xid])
-		delete(t.theirs, h.xid)
-	}
-	t.mu.Unlock()
+	op := t.answered(h)
 	f := binary.BigEndian.AppendUint32(t.frame[:0], uint32(replyLen+rest))
 	f = binary.BigEndian.AppendUint32(f, uint32(h.xid))
 	f = binary.BigEndian.AppendUint64(f, uint64(h.zxid))
 	f = binary.BigEndian.AppendUint32(f, uint32(h.code))
 	f, err := t.append(f, rest)
+	if err == nil && op == opMulti && h.code == 0 {
+		err = checkMulti(f[4+replyLen:])
+	}
 	t.frame, t.pending = f, f
 	return err
+}
+
+// answered takes in that the library gets a reply, and returns the operation.
+func (t *tap) answered(h header) int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h.xid == xidPing {
+		t.latest = later(t.latest, t.pinged)
+		return 0
+	}
+	was := t.theirs[h.xid]
+	delete(t.theirs, h.xid)
+	t.latest = later(t.latest, was.at)
+	t.ended = t.ended || was.op == opClose && h.code == 0
+	return was.op
+}
+
+// over reports whether the server has confirmed the end of the session.
+func (t *tap) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
 }
 
 // answer delivers the reply to a request of ours.
@@ -488,8 +513,8 @@ func (t *tap) overtaken(now time.Time, limit time.Duration) bool {
 			return true
 		}
 	}
-	for _, at := range t.theirs {
-		if lost(at) {
+	for _, r := range t.theirs {
+		if lost(r.at) {
 			return true
 		}
 	}

@@ -488,3 +488,33 @@ func TestTapHalfWritten(t *testing.T) {
 		require.Less(t, len(got), len(syncRequest("/")), name)
 	}
 }
+
+// TestTapChecksMulti: the library would panic on a multi's reply that is cut short in a bad place.
+func TestTapChecksMulti(t *testing.T) {
+	good := appendStat(request(nil).int32(opSetData).bool(false).int32(0), zk.Stat{Version: 3})
+	good = request(good).int32(opDelete).bool(false).int32(0).int32(opCheck).bool(false).int32(0)
+	good = request(good).int32(opCreate).bool(false).int32(0).string("/a").int32(-1).bool(false).int32(0).int32(-2)
+	good = appendEnd(good)
+	const xid = 5
+	reply := func(code int32, body []byte) ([]byte, error) {
+		p := newPair(t, time.Minute, credentials{})
+		p.shake(t)
+		_, err := p.Write(theirs(xid, opMulti))
+		require.NoError(t, err)
+		p.answer(t, replyFrame(xid, 1, code, body))
+		got := make([]byte, 4+replyLen+len(body))
+		_, err = io.ReadFull(p, got)
+		return got, err
+	}
+	got, err := reply(0, good)
+	require.NoError(t, err)
+	require.Equal(t, replyFrame(xid, 1, 0, good), got)
+	_, err = reply(codeNoNode, nil)
+	require.NoError(t, err, "an error has no body")
+	for n := range good {
+		_, err := reply(0, good[:n])
+		require.ErrorIs(t, err, errMalformed, "%d bytes", n)
+	}
+	_, err = reply(0, appendEnd(request(nil).int32(opSync).bool(false).int32(0)))
+	require.ErrorIs(t, err, errMalformed, "an operation that no multi has")
+}
