@@ -246,3 +246,26 @@ func TestLookIsOfOneConnection(t *testing.T) {
 		t.Fatal("the node made anew is not read")
 	}
 }
+
+// TestAgainWaits: between the end of a connection and the library's word on it, a reader that begins again waits.
+func TestAgainWaits(t *testing.T) {
+	d := &directoryServer{t: t}
+	s, dead := answering(t, Options{}, d.reply)
+	require.NoError(t, dead.tap.Close())
+	establish(s, dead)
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Children(context.Background(), "/web")
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return s.reads.Load() > 0 }, 30*time.Second, time.Millisecond)
+	alive := answeringEpoch(t, s, 2, d.reply)
+	before := s.reads.Load()
+	for range 1000 {
+		_, err := s.ask(context.Background(), alive, syncRequest("/web"), nodeMost)
+		require.NoError(t, err)
+	}
+	establish(s, alive)
+	require.NoError(t, <-done)
+	require.LessOrEqual(t, s.reads.Load()-before, uint64(1000+1), "it asks a dead connection")
+}

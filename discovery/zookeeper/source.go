@@ -265,12 +265,13 @@ func (r *source) gap(v *view, changes float64) time.Duration {
 	return gap
 }
 
+// lost reports whether the connection has ended. Until the library has said so as well, down is open.
 func (e *epoch) lost() bool {
 	select {
 	case <-e.down:
 		return true
 	default:
-		return false
+		return e.tap.dead()
 	}
 }
 

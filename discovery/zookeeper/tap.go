@@ -368,6 +368,13 @@ func (t *tap) answered(h header) int32 {
 	return was.op
 }
 
+// dead reports whether no request of ours can be made any more.
+func (t *tap) dead() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
 // over reports whether the server has confirmed the end of the session.
 func (t *tap) over() bool {
 	t.mu.Lock()
