@@ -269,3 +269,23 @@ func TestAgainWaits(t *testing.T) {
 	require.NoError(t, <-done)
 	require.LessOrEqual(t, s.reads.Load()-before, uint64(1000+1), "it asks a dead connection")
 }
+
+// TestCatchUpFirst: whatever is read first on a connection, the server has caught up with its leader before. What was
+// left over from the connection before is read at once, and a member that lags behind does not know of new nodes.
+func TestCatchUpFirst(t *testing.T) {
+	for name, tk := range map[string]task{
+		"look": {look: true}, "list": {list: true}, "all": {all: true}, "nodes": {nodes: map[string]struct{}{"a": {}}},
+	} {
+		d := &directoryServer{t: t}
+		s, e := answering(t, Options{}, d.reply)
+		<-e.current
+		e.current <- false
+		r := &source{s: s, path: "/web", o: SourceOptions{Decode: discovery.DecodeNerve}}
+		v := newView(discovery.DecodeNerve)
+		v.read("a", readingOf(1, `{"host":"h","port":1}`))
+		tk.arm = true
+		require.NoError(t, r.round(context.Background(), e, v, &tk, newInbox()), name)
+		require.Equal(t, []int32{opAddWatch, opSync}, d.ops[:2], name)
+		require.Greater(t, len(d.ops), 2, name)
+	}
+}

@@ -297,7 +297,7 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		}
 	}
 	t.arm = false
-	if t.look || t.list || t.all {
+	if !t.empty() {
 		if err := s.catchUp(ctx, e, r.path); err != nil {
 			return err
 		}
