@@ -33,18 +33,26 @@ import (
 //	  multiRead       for each read: int32 operation, bool done, int32 error, and the body of its reply; operation -1 is
 //	                  a read that failed, and its body is an int32 error. At the end: -1, 1, -1 as in the request
 //	  sync            string path
+//	  multi           for each request of it: int32 operation, bool done, int32 error, and then: create 1: string path;
+//	                  setData 5: Stat; delete 2, check 13: nothing; operation -1: int32 error. The end as in multiRead
 //	event             int32 xid (-1), int64 zxid (-1 before 3.9), int32 0, int32 type, int32 state, string path
 //	Stat              int64 czxid, mzxid, ctime ms, mtime ms, int32 version, cversion, aversion, int64 ephemeralOwner,
 //	                  int32 dataLength, numChildren, int64 pzxid
 const (
+	opCreate        int32 = 1
+	opDelete        int32 = 2
 	opExists        int32 = 3
 	opGetData       int32 = 4
+	opSetData       int32 = 5
 	opSync          int32 = 9
 	opGetChildren2  int32 = 12
+	opCheck         int32 = 13
+	opMulti         int32 = 14
 	opRemoveWatches int32 = 18
 	opMultiRead     int32 = 22
 	opAuth          int32 = 100
 	opAddWatch      int32 = 106
+	opClose         int32 = -11
 
 	xidEvent int32 = -1
 	xidPing  int32 = -2
@@ -352,4 +360,26 @@ func parseMultiRead(b []byte, n int, each func(i int, r reading, err error)) err
 	}
 	p.next(multiEnd)
 	return p.end()
+}
+
+// checkMulti returns an error when the body of a multi's reply is cut short. The library would panic on some of those.
+func checkMulti(b []byte) error {
+	p := parser{b: b}
+	for p.err == nil {
+		op, done := p.int32(), p.bool()
+		p.int32()
+		switch {
+		case done:
+			return p.err
+		case op == -1:
+			p.int32()
+		case op == opCreate:
+			p.buffer()
+		case op == opSetData:
+			p.stat()
+		case op != opDelete && op != opCheck:
+			return fmt.Errorf("operation %d in a multi: %w", op, errMalformed)
+		}
+	}
+	return fmt.Errorf("read a multi: %w", p.err)
 }

@@ -61,6 +61,12 @@ func again[T any](ctx context.Context, s *Session, f func(*epoch) (T, error)) (T
 		}
 		modern := s.modern()
 		v, err := f(e)
+		if errors.Is(err, errLost) {
+			select { // until the library has said so there is no other connection to be had
+			case <-e.down:
+			case <-ctx.Done():
+			}
+		}
 		learned := modern && !s.modern() && errors.Is(err, errUnimplemented)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, errLost) && !learned {
 			return v, err

@@ -38,9 +38,6 @@ const (
 
 	// fileRetry is the pause before a session file that could not be written is tried again.
 	fileRetry = 10 * time.Second
-
-	// goodbyePatience is how long the library waits for the answer to its goodbye (v1.0.4, Close in conn.go).
-	goodbyePatience = time.Second
 )
 
 // Leave ends the work of this process with the session, without a word to the server: the session and its ephemeral
@@ -48,8 +45,8 @@ const (
 // Otherwise it does what Close does. After Close it does nothing, nor does Close after it.
 func (s *Session) Leave() { s.end(false) }
 
-// end is Close with a goodbye, and Leave without one. A session that has not been told for certain to end may live on:
-// its file then stays.
+// end is Close with a goodbye, and Leave without one. A session whose end no server has confirmed may live on: its file
+// then stays.
 func (s *Session) end(goodbye bool) {
 	s.mu.Lock()
 	again, l, up := s.closed, s.link, s.up
@@ -60,17 +57,14 @@ func (s *Session) end(goodbye bool) {
 		return
 	}
 	s.stop()
-	told := false
 	if l != nil {
 		if goodbye && up != nil {
-			began := time.Now()
-			l.conn.Close() // waits for the answer, for goodbyePatience at most
-			told = time.Since(began) < goodbyePatience
+			l.conn.Close() // waits for the answer, about a second, and returns as soon as the connection is lost
 		}
 		l.abandon()
 	}
 	s.all.Wait()
-	s.ledger.close(told)
+	s.ledger.close(goodbye && up != nil && up.tap.over())
 	close(s.over)
 }
 

@@ -543,6 +543,24 @@ func TestCloseForgets(t *testing.T) {
 	require.NoFileExists(t, p.file)
 }
 
+// TestGoodbyeLost: a goodbye that is lost with the connection ends no session. The next process takes it up.
+func TestGoodbyeLost(t *testing.T) {
+	zks := server(t)
+	p := begin(t, zks, filepath.Join(t.TempDir(), "session"))
+	node := p.publish(sequential)
+	p.wire.DropRequests(func(_, op int32) bool {
+		const opClose = -11
+		if op == opClose {
+			p.wire.Cut()
+		}
+		return op == opClose
+	})
+	p.Close()
+	require.FileExists(t, p.file)
+	next := begin(t, zks, p.file)
+	require.Equal(t, node, next.publish(sequential))
+}
+
 // TestFileCannotBeWritten: services are registered nevertheless, and no file is left that lacks one of them.
 func TestFileCannotBeWritten(t *testing.T) {
 	zks := server(t)

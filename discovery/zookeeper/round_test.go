@@ -246,3 +246,46 @@ func TestLookIsOfOneConnection(t *testing.T) {
 		t.Fatal("the node made anew is not read")
 	}
 }
+
+// TestAgainWaits: between the end of a connection and the library's word on it, a reader that begins again waits.
+func TestAgainWaits(t *testing.T) {
+	d := &directoryServer{t: t}
+	s, dead := answering(t, Options{}, d.reply)
+	require.NoError(t, dead.tap.Close())
+	establish(s, dead)
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Children(context.Background(), "/web")
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return s.reads.Load() > 0 }, 30*time.Second, time.Millisecond)
+	alive := answeringEpoch(t, s, 2, d.reply)
+	before := s.reads.Load()
+	for range 1000 {
+		_, err := s.ask(context.Background(), alive, syncRequest("/web"), nodeMost)
+		require.NoError(t, err)
+	}
+	establish(s, alive)
+	require.NoError(t, <-done)
+	require.LessOrEqual(t, s.reads.Load()-before, uint64(1000+1), "it asks a dead connection")
+}
+
+// TestCatchUpFirst: whatever is read first on a connection, the server has caught up with its leader before. What was
+// left over from the connection before is read at once, and a member that lags behind does not know of new nodes.
+func TestCatchUpFirst(t *testing.T) {
+	for name, tk := range map[string]task{
+		"look": {look: true}, "list": {list: true}, "all": {all: true}, "nodes": {nodes: map[string]struct{}{"a": {}}},
+	} {
+		d := &directoryServer{t: t}
+		s, e := answering(t, Options{}, d.reply)
+		<-e.current
+		e.current <- false
+		r := &source{s: s, path: "/web", o: SourceOptions{Decode: discovery.DecodeNerve}}
+		v := newView(discovery.DecodeNerve)
+		v.read("a", readingOf(1, `{"host":"h","port":1}`))
+		tk.arm = true
+		require.NoError(t, r.round(context.Background(), e, v, &tk, newInbox()), name)
+		require.Equal(t, []int32{opAddWatch, opSync}, d.ops[:2], name)
+		require.Greater(t, len(d.ops), 2, name)
+	}
+}

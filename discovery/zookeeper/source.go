@@ -265,12 +265,13 @@ func (r *source) gap(v *view, changes float64) time.Duration {
 	return gap
 }
 
+// lost reports whether the connection has ended. Until the library has said so as well, down is open.
 func (e *epoch) lost() bool {
 	select {
 	case <-e.down:
 		return true
 	default:
-		return false
+		return e.tap.dead()
 	}
 }
 
@@ -296,7 +297,7 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		}
 	}
 	t.arm = false
-	if t.look || t.list || t.all {
+	if !t.empty() {
 		if err := s.catchUp(ctx, e, r.path); err != nil {
 			return err
 		}

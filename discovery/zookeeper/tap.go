@@ -42,20 +42,27 @@ type tap struct {
 	deadline  time.Time     // of the handshake
 	readLimit time.Duration // what the library last gave a read
 	proceeded time.Time     // when the read was last given its time anew
-	asked     int64         // session in the ConnectRequest as it was sent
 	done      bool          // the ConnectResponse has been read
 	pending   []byte        // of a frame that is the library's
 	frame     []byte        // what pending is part of, used again
 
-	writing sync.Mutex // around each frame that is written
+	writing sync.Mutex // around each frame that is written, and guards the one below
+	torn    bool       // part of a frame may be missing: the server would take the next one for the rest of it
 
 	mu     sync.Mutex // guards all below
 	closed bool
 	xid    int32
 	ours   map[int32]*call
-	theirs map[int32]time.Time // when the library's requests were written
+	theirs map[int32]sent // the library's requests that wait for their replies
 	pinged time.Time
 	latest time.Time // when the latest request that has been answered was written
+	ended  bool      // the server has confirmed the end of the session
+}
+
+// sent is a request of the library's.
+type sent struct {
+	at time.Time // when it was written
+	op int32
 }
 
 type tapOptions struct {
@@ -107,7 +114,7 @@ var (
 
 func newTap(c net.Conn, o tapOptions) *tap {
 	t := &tap{
-		Conn: c, o: o, deadline: time.Now().Add(o.limit), ours: map[int32]*call{}, theirs: map[int32]time.Time{},
+		Conn: c, o: o, deadline: time.Now().Add(o.limit), ours: map[int32]*call{}, theirs: map[int32]sent{},
 	}
 	t.in = bufio.NewReaderSize(counted{c, o.received}, readAhead)
 	return t
@@ -166,7 +173,7 @@ func (t *tap) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	if len(p) >= 4+headerLen {
-		t.note(int32(binary.BigEndian.Uint32(p[4:])))
+		t.note(int32(binary.BigEndian.Uint32(p[4:])), int32(binary.BigEndian.Uint32(p[8:])))
 	}
 	if err := t.write(p, time.Now().Add(t.o.writeLimit)); err != nil {
 		return 0, err
@@ -175,12 +182,12 @@ func (t *tap) Write(p []byte) (int, error) {
 }
 
 // note remembers when a request of the library's was written.
-func (t *tap) note(xid int32) {
+func (t *tap) note(xid, op int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case xid >= 0:
-		t.theirs[xid] = time.Now()
+		t.theirs[xid] = sent{time.Now(), op}
 	case xid == xidPing:
 		t.pinged = time.Now()
 	}
@@ -189,10 +196,14 @@ func (t *tap) note(xid int32) {
 func (t *tap) write(frame []byte, deadline time.Time) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	if t.torn {
+		return errLost
+	}
 	if err := t.Conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
 	_, err := t.Conn.Write(frame)
+	t.torn = err != nil
 	return err
 }
 
@@ -206,8 +217,7 @@ func (t *tap) connectRequest(p []byte) []byte {
 	if zxid := t.o.zxid.Load(); zxid > int64(binary.BigEndian.Uint64(q[8:])) {
 		binary.BigEndian.PutUint64(q[8:], uint64(zxid))
 	}
-	if t.asked = int64(binary.BigEndian.Uint64(q[20:])); t.asked == 0 && t.o.resume.session != 0 {
-		t.asked = t.o.resume.session
+	if binary.BigEndian.Uint64(q[20:]) == 0 && t.o.resume.session != 0 { // it asks for a new one
 		binary.BigEndian.PutUint64(q[20:], uint64(t.o.resume.session))
 		copy(q[32:48], t.o.resume.password[:])
 	}
@@ -332,21 +342,46 @@ func (t *tap) pass(h header, rest int) error {
 	if rest > libraryReply {
 		return fmt.Errorf("read a reply: %d bytes: %w", rest, errTooLarge)
 	}
-	t.mu.Lock()
-	if h.xid == xidPing {
-		t.latest = later(t.latest, t.pinged)
-	} else {
-		t.latest = later(t.latest, t.theirs[h.xid])
-		delete(t.theirs, h.xid)
-	}
-	t.mu.Unlock()
+	op := t.answered(h)
 	f := binary.BigEndian.AppendUint32(t.frame[:0], uint32(replyLen+rest))
 	f = binary.BigEndian.AppendUint32(f, uint32(h.xid))
 	f = binary.BigEndian.AppendUint64(f, uint64(h.zxid))
 	f = binary.BigEndian.AppendUint32(f, uint32(h.code))
 	f, err := t.append(f, rest)
+	if err == nil && op == opMulti && h.code == 0 {
+		err = checkMulti(f[4+replyLen:])
+	}
 	t.frame, t.pending = f, f
 	return err
+}
+
+// answered takes in that the library gets a reply, and returns the operation.
+func (t *tap) answered(h header) int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h.xid == xidPing {
+		t.latest = later(t.latest, t.pinged)
+		return 0
+	}
+	was := t.theirs[h.xid]
+	delete(t.theirs, h.xid)
+	t.latest = later(t.latest, was.at)
+	t.ended = t.ended || was.op == opClose && h.code == 0
+	return was.op
+}
+
+// dead reports whether no request of ours can be made any more.
+func (t *tap) dead() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
+// over reports whether the server has confirmed the end of the session.
+func (t *tap) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
 }
 
 // answer delivers the reply to a request of ours.
@@ -504,8 +539,8 @@ func (t *tap) overtaken(now time.Time, limit time.Duration) bool {
 			return true
 		}
 	}
-	for _, at := range t.theirs {
-		if lost(at) {
+	for _, r := range t.theirs {
+		if lost(r.at) {
 			return true
 		}
 	}

@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -460,4 +461,69 @@ func chunks(b []byte, n int) func(func([]byte) bool) {
 			}
 		}
 	}
+}
+
+// halting writes only half of a frame once, as a connection does whose buffers are full until the deadline.
+type halting struct {
+	net.Conn
+	armed atomic.Bool
+}
+
+func (h *halting) Write(p []byte) (int, error) {
+	if h.armed.Swap(false) {
+		n, err := h.Conn.Write(p[:len(p)/2])
+		return n, errors.Join(err, os.ErrDeadlineExceeded)
+	}
+	return h.Conn.Write(p)
+}
+
+// TestTapHalfWritten: after half a frame nothing more is written. The server would take it for the other half.
+func TestTapHalfWritten(t *testing.T) {
+	for name, first := range map[string]func(*pair) error{
+		"of the library's": func(p *pair) error { _, err := p.Write(theirs(5, 1)); return err },
+		"of ours":          func(p *pair) error { _, err := p.send(syncRequest("/"), 1000); return err },
+	} {
+		p := newPair(t, time.Minute, credentials{})
+		p.shake(t)
+		h := &halting{Conn: p.tap.Conn}
+		p.tap.Conn = h
+		h.armed.Store(true)
+		require.Error(t, first(p), name)
+		_, err := p.send(syncRequest("/"), 1000)
+		require.ErrorIs(t, err, errLost, name)
+		_, err = p.Write(theirs(6, 1))
+		require.Error(t, err, name)
+		got, _ := io.ReadAll(p.server)
+		require.Less(t, len(got), len(syncRequest("/")), name)
+	}
+}
+
+// TestTapChecksMulti: the library would panic on a multi's reply that is cut short in a bad place.
+func TestTapChecksMulti(t *testing.T) {
+	good := appendStat(request(nil).int32(opSetData).bool(false).int32(0), zk.Stat{Version: 3})
+	good = request(good).int32(opDelete).bool(false).int32(0).int32(opCheck).bool(false).int32(0)
+	good = request(good).int32(opCreate).bool(false).int32(0).string("/a").int32(-1).bool(false).int32(0).int32(-2)
+	good = appendEnd(good)
+	const xid = 5
+	reply := func(code int32, body []byte) ([]byte, error) {
+		p := newPair(t, time.Minute, credentials{})
+		p.shake(t)
+		_, err := p.Write(theirs(xid, opMulti))
+		require.NoError(t, err)
+		p.answer(t, replyFrame(xid, 1, code, body))
+		got := make([]byte, 4+replyLen+len(body))
+		_, err = io.ReadFull(p, got)
+		return got, err
+	}
+	got, err := reply(0, good)
+	require.NoError(t, err)
+	require.Equal(t, replyFrame(xid, 1, 0, good), got)
+	_, err = reply(codeNoNode, nil)
+	require.NoError(t, err, "an error has no body")
+	for n := range good {
+		_, err := reply(0, good[:n])
+		require.ErrorIs(t, err, errMalformed, "%d bytes", n)
+	}
+	_, err = reply(0, appendEnd(request(nil).int32(opSync).bool(false).int32(0)))
+	require.ErrorIs(t, err, errMalformed, "an operation that no multi has")
 }
