@@ -481,7 +481,7 @@ func (h *halting) Write(p []byte) (int, error) {
 func TestTapHalfWritten(t *testing.T) {
 	for name, first := range map[string]func(*pair) error{
 		"of the library's": func(p *pair) error { _, err := p.Write(theirs(5, 1)); return err },
-		"of ours":          func(p *pair) error { _, err := p.send(syncRequest("/"), 1000); return err },
+		"of ours":          func(p *pair) error { _, err := p.one(1000, syncRequest("/")); return err },
 	} {
 		p := newPair(t, time.Minute, credentials{})
 		p.shake(t)
@@ -489,7 +489,7 @@ func TestTapHalfWritten(t *testing.T) {
 		p.tap.Conn = h
 		h.armed.Store(true)
 		require.Error(t, first(p), name)
-		_, err := p.send(syncRequest("/"), 1000)
+		_, err := p.one(1000, syncRequest("/"))
 		require.ErrorIs(t, err, errLost, name)
 		_, err = p.Write(theirs(6, 1))
 		require.Error(t, err, name)
