@@ -23,11 +23,8 @@ func catch() asked {
 	return s
 }
 
-// release is for the end of the command.
-func (s asked) release() {
-	signal.Stop(s.hangup)
-	signal.Stop(s.handover)
-}
+// release is for the end of the command. The process may take a moment to end, and must not be killed in it.
+func (asked) release() { signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2) }
 
 // reread takes a role's files again. An error has changed nothing.
 type reread struct {
