@@ -541,9 +541,10 @@ func (s *Session) route(ev event) {
 	for b := range s.routes[ev.path] {
 		b.changed(true, "")
 	}
-	parent, child := path.Split(ev.path)
-	for b := range s.routes[trimSlash(parent)] {
-		b.changed(false, child)
+	if parent, child := path.Split(ev.path); childName(child) {
+		for b := range s.routes[trimSlash(parent)] {
+			b.changed(false, child)
+		}
 	}
 	if _, ok := s.guards[ev.path]; ok {
 		s.notify()
