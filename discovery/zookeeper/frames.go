@@ -310,7 +310,21 @@ type listing struct {
 func parseListing(b []byte) (listing, error) {
 	p := parser{b: b}
 	ls := listing{names: p.strings(), stat: p.stat()}
-	return ls, p.end()
+	if err := p.end(); err != nil {
+		return ls, err
+	}
+	for _, name := range ls.names {
+		if !childName(name) {
+			return listing{}, fmt.Errorf("a child named %q: %w", name, errMalformed)
+		}
+	}
+	return ls, nil
+}
+
+// childName reports whether a node may have a name. ZooKeeper's rule is stricter (PathUtils.validatePath); with this one
+// a name stands for a child of the directory that it is joined to, and for nothing else.
+func childName(name string) bool {
+	return name != "" && name != directory && name != ".." && !strings.Contains(name, "/")
 }
 
 // reading is one read znode. Its data is part of the frame that it came in.

@@ -71,6 +71,31 @@ func TestMalformedReplies(t *testing.T) {
 	}
 }
 
+// TestImpossibleNames: names that no child can have come from no ZooKeeper. Each would stand for another node than it
+// says, and the directory's own for one that is never read.
+func TestImpossibleNames(t *testing.T) {
+	for _, name := range []string{"", ".", "..", "a/b", "/"} {
+		s, e := answering(t, Options{}, func(op int32, _ []byte) (int32, []byte) {
+			if op == opGetChildren2 {
+				return 0, appendStat(request(nil).int32(2).string("b").string(name), zk.Stat{})
+			}
+			return 0, nil
+		})
+		r := &source{s: s, path: "/web", o: SourceOptions{Decode: discovery.DecodeNerve}}
+		v := newView(discovery.DecodeNerve)
+		v.read("a", readingOf(1, `{"host":"h","port":1}`))
+		tk := task{list: true}
+		require.ErrorIs(t, r.round(context.Background(), e, v, &tk, newInbox()), errMalformed, "%q", name)
+		require.Len(t, v.snapshot("s", time.Time{}).Instances, 1, "%q", name)
+
+		box := s.listen("/web")
+		box.take()
+		s.route(event{zk.EventNodeCreated, "/web/" + name})
+		_, _, nodes := box.take()
+		require.Empty(t, nodes, "%q", name)
+	}
+}
+
 // TestLargeRepliesAreReadInHalves: registrations that together are more than is taken at once are still read, and one
 // that alone is more is refused, not the others.
 func TestLargeRepliesAreReadInHalves(t *testing.T) {

@@ -318,11 +318,8 @@ func (s *Session) connect() *link {
 func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	<-l.ready // the first events need the zk.Conn
 	l.mu.Lock()
-	if l.tap != nil {
-		// The library leaves the connection of an expired session to the garbage collector.
-		l.tap.Close()
-		l.tap = nil
-	}
+	before := l.tap
+	l.tap = nil
 	if !l.shaken.IsZero() && time.Since(l.shaken) > s.o.SessionTimeout/3 {
 		l.attempt = 0
 	}
@@ -330,6 +327,9 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	wait := pace(l.attempt, s.o.SessionTimeout, rand.Float64())
 	l.attempt++
 	l.mu.Unlock()
+	if before != nil {
+		before.Close() // the library leaves the connection of an expired session to the garbage collector
+	}
 	select {
 	case <-time.After(wait):
 	case <-l.ctx.Done():
@@ -418,11 +418,14 @@ func (s *Session) shaken(l *link, h handshake) {
 	l.mu.Lock()
 	l.shaken = time.Now()
 	l.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != l { // given up, with its answer under way: the new one asks itself
+		return
+	}
 	if h.session == 0 {
 		s.expired.Add(1)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.resume = h.credentials // none when the old session has expired
 	if h.session != 0 {
 		s.timeout = h.timeout
@@ -518,6 +521,7 @@ func (s *Session) lost(l *link) {
 
 // noteFailure remembers why the library does not get through. The first time in an outage it is said as well.
 func (s *Session) noteFailure(l *link, why string) {
+	server := l.conn.Server()
 	s.mu.Lock()
 	if s.closed || s.link != l {
 		s.mu.Unlock()
@@ -532,7 +536,6 @@ func (s *Session) noteFailure(l *link, why string) {
 	if s.up == nil {
 		s.warned, s.refused = true, true
 	}
-	server := l.conn.Server()
 	s.mu.Unlock()
 	if say {
 		s.log.WithFields(logrus.Fields{"addr": server, "err": why}).Warn("zookeeper cannot be reached; trying on")
@@ -548,9 +551,10 @@ func (s *Session) route(ev event) {
 	for b := range s.routes[ev.path] {
 		b.changed(true, "")
 	}
-	parent, child := path.Split(ev.path)
-	for b := range s.routes[trimSlash(parent)] {
-		b.changed(false, child)
+	if parent, child := path.Split(ev.path); childName(child) {
+		for b := range s.routes[trimSlash(parent)] {
+			b.changed(false, child)
+		}
 	}
 	if _, ok := s.guards[ev.path]; ok {
 		s.notify()

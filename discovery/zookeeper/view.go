@@ -13,8 +13,8 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 )
 
-// Decode turns one znode into an instance. Its errors are about the one node; a *discovery.RejectError carries the
-// reason.
+// Decode turns one znode into an instance, whose Node is the znode's name. Its errors are about the one node; a
+// *discovery.RejectError carries the reason.
 type Decode func(node string, data []byte) (discovery.Instance, error)
 
 // node is one child as it was last read. A child that changes gets a new one.
