@@ -1,9 +1,12 @@
 package zookeeper
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 )
 
@@ -61,4 +64,38 @@ func TestBudget(t *testing.T) {
 	require.Equal(t, time.Second, b.spend(readsPerSecond, now.Add(time.Second)))
 	require.Zero(t, b.spend(readsAtOnce, now.Add(time.Hour)), "it fills up again")
 	require.Equal(t, time.Second, b.spend(readsPerSecond, now.Add(time.Hour)), "but not beyond")
+}
+
+// TestPlaces: what reads a few nodes does not wait for what reads thousands, whoever reads them.
+func TestPlaces(t *testing.T) {
+	s, e := answering(t, Options{}, func(_ int32, body []byte) (int32, []byte) {
+		var out []byte
+		for range readsOf(t, body) {
+			out = appendRead(out, nil, zk.Stat{})
+		}
+		return 0, appendEnd(out)
+	})
+	for range mostBatches {
+		<-s.budget.batches
+	}
+	read := func(ctx context.Context, n int) error {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = fmt.Sprintf("i-%d", i)
+		}
+		return s.readNodes(ctx, e, "/web", names, false, func(_ string, _ reading, err error) { require.NoError(t, err) })
+	}
+	require.NoError(t, read(context.Background(), 1))
+	require.NoError(t, read(context.Background(), smallBatch))
+	require.Len(t, s.budget.singles, mostSingles, "they are given back")
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.ErrorIs(t, read(ended, smallBatch+1), context.Canceled)
+
+	s.budget.batches <- struct{}{}
+	require.NoError(t, read(context.Background(), 2*batchNodes))
+	require.Len(t, s.budget.batches, 1)
+	require.NoError(t, e.tap.Close())
+	require.ErrorIs(t, read(context.Background(), 2*batchNodes), errLost)
+	require.Len(t, s.budget.batches, 1, "also when the connection is lost")
 }

@@ -13,6 +13,10 @@ const (
 	mostBatches = 4
 	mostSingles = 64
 
+	// smallBatch is how many nodes may be read in one MultiRead that goes with the single reads: hundreds of services
+	// with a node or two would else wait for each other's round trips.
+	smallBatch = 16
+
 	// readsPerSecond is how many nodes are read, after readsAtOnce that cost no waiting. A node in a MultiRead took a
 	// server 2 µs in measurements, one alone 48 µs: it counts for singleCost, though not for all of that, since the
 	// few servers that need it serve few clients.
@@ -41,9 +45,9 @@ func newBudget() *budget {
 	return b
 }
 
-// places are those of one kind of request.
-func (b *budget) places(batch bool) chan struct{} {
-	if batch {
+// places are those of large requests, or of small ones.
+func (b *budget) places(large bool) chan struct{} {
+	if large {
 		return b.batches
 	}
 	return b.singles

@@ -217,7 +217,7 @@ func (s *Session) readNodes(ctx context.Context, e *epoch, dir string, names []s
 	batch := !watch && s.modern()
 	w := &sweep{
 		s: s, e: e, dir: dir, batch: batch, watch: watch, each: each,
-		places: s.budget.places(batch), left: units(dir, names, batch),
+		places: s.budget.places(batch && len(names) > smallBatch), left: units(dir, names, batch),
 	}
 	defer func() {
 		for range w.under {
