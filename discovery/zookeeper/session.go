@@ -344,6 +344,9 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	l.dialed = time.Now()
 	l.mu.Unlock()
 	c, err := s.open(l.ctx, address)
+	l.mu.Lock()
+	l.reached = err == nil
+	l.mu.Unlock()
 	if err != nil {
 		l.mu.Lock()
 		l.reached = false
@@ -363,7 +366,6 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.reached = true
 	if l.ctx.Err() != nil { // given up meanwhile: abandon has not seen this connection
 		t.Close()
 		return nil, errClosed

@@ -142,7 +142,7 @@ func TestWatchdogKeepsTheSession(t *testing.T) {
 // TestOutageIsNoWedge: while no server can be dialled the client is left alone, with its session.
 func TestOutageIsNoWedge(t *testing.T) {
 	zks := server(t)
-	s := open(t, zookeeper.Options{Hosts: []string{zks.Addr()}, SessionTimeout: 20 * time.Second, Watchdog: 100 * time.Millisecond})
+	s := open(t, zookeeper.Options{Hosts: []string{zks.Addr()}, SessionTimeout: 20 * time.Second, Watchdog: 500 * time.Millisecond})
 	connected(t, s)
 	session := s.Status().Session
 	require.NoError(t, zks.Kill())
@@ -155,6 +155,25 @@ func TestOutageIsNoWedge(t *testing.T) {
 	require.NoError(t, zks.Start())
 	connected(t, s)
 	require.Equal(t, session, s.Status().Session)
+}
+
+// TestLastAcceptIsNoWedge: a server that takes one more connection while it goes down, and none afterwards, is down.
+func TestLastAcceptIsNoWedge(t *testing.T) {
+	t.Parallel()
+	const watchdog = 3 * time.Second
+	wire := zktest.NewProxy(t, server(t).Addr())
+	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}, SessionTimeout: 20 * time.Second, Watchdog: watchdog})
+	connected(t, s)
+	accepted := wire.Accepted()
+	wire.Cut()
+	require.Eventually(t, func() bool { return wire.Accepted() > accepted }, patience, poll)
+	wire.Close()
+	disconnected(t, s)
+	attempts := s.Status().Attempts
+	require.Eventually(t, func() bool {
+		return s.Status().Attempts >= attempts+2 && time.Since(s.Status().Since) > watchdog+time.Second
+	}, patience, poll)
+	require.Zero(t, s.Stats().Discarded)
 }
 
 // TestFrozenServer: a server that stops answering is noticed, and the session goes on when it thaws.
