@@ -261,7 +261,7 @@ func TestPublishChaos(t *testing.T) {
 	connected(t, s)
 	r := registration(payload(1))
 	rnd := rand.New(rand.NewPCG(1, 2))
-	node, failures := "", 0
+	node, failures, successes := "", 0, 0
 	for range 80 {
 		if rnd.IntN(2) == 0 {
 			connected(t, s)
@@ -279,13 +279,15 @@ func TestPublishChaos(t *testing.T) {
 		cancel()
 		if err != nil {
 			failures++
+		} else {
+			successes++
 		}
 		if rnd.IntN(6) == 0 {
 			wire.Break()
 		}
 	}
 	require.Greater(t, failures, 5, "the test must hurt")
-	require.Less(t, failures, 75)
+	require.NotZero(t, successes)
 	require.Eventually(t, func() bool {
 		_, err := s.Publish(within(t, patience), r, node)
 		return err == nil

@@ -348,9 +348,6 @@ func (s *Session) dial(l *link, address string) (net.Conn, error) {
 	l.reached = err == nil
 	l.mu.Unlock()
 	if err != nil {
-		l.mu.Lock()
-		l.reached = false
-		l.mu.Unlock()
 		return nil, err
 	}
 	logins, err := readLogins(s.o.Logins)
