@@ -334,6 +334,10 @@ func (p *publication) sync(path string) error {
 	return nil
 }
 
+// sequenceDigits is how many digits a server puts behind a sequential node's name: "%010d" (PrepRequestProcessor). With
+// more or fewer it is the name of another registration, whose prefix begins with ours.
+const sequenceDigits = 10
+
 // own returns the full paths of the nodes that carry our name and belong to us, oldest first. Those of the process
 // before, whose session was not taken up, are noted as left.
 func (p *publication) own(ctx context.Context) ([]string, error) {
@@ -351,7 +355,7 @@ func (p *publication) own(ctx context.Context) ([]string, error) {
 	var found []string
 	for _, name := range ls.names {
 		number, ok := strings.CutPrefix(name, p.r.Prefix)
-		if !ok || strings.Trim(number, "0123456789") != "" {
+		if !ok || len(number) != sequenceDigits || strings.Trim(number, "0123456789") != "" {
 			continue
 		}
 		if err := ctx.Err(); err != nil {

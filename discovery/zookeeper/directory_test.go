@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -373,4 +374,29 @@ func TestFixedName(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.Publish(ctx, r, "/s/web/web-1")
 	require.ErrorContains(t, err, "another process uses this name")
+}
+
+// TestPrefixOfAPrefix: looking for what a lost answer may have left, a registration does not take another one's node for
+// its own because that one's name begins like its own.
+func TestPrefixOfAPrefix(t *testing.T) {
+	zks := server(t)
+	w := writer(t, zks.Addr())
+	wire := zktest.NewProxy(t, zks.Addr())
+	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}, SessionTimeout: 20 * time.Second})
+	ten, one := registration(payload(10)), registration(payload(1))
+	ten.Prefix, one.Prefix = "i-10", "i-1"
+	stays, err := s.Publish(within(t, patience), ten, "")
+	require.NoError(t, err)
+	wire.StallReplies()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.Publish(within(t, patience), one, "")
+		failed <- err
+	}()
+	require.Eventually(t, func() bool { return len(names(t, w, path.Dir(stays))) == 2 }, patience, poll, "the server has made it")
+	wire.Break()
+	wire.Resume()
+	require.Error(t, <-failed)
+	require.NoError(t, s.Withdraw(within(t, patience), one, ""))
+	require.Equal(t, []string{path.Base(stays)}, names(t, w, path.Dir(stays)))
 }
