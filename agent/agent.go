@@ -51,7 +51,7 @@ type Agent struct {
 	o       Options
 	log     logrus.FieldLogger
 	started time.Time
-	reloads chan *config.Agent
+	reloads chan *reload
 	ready   chan struct{} // closed once
 	once    sync.Once
 
@@ -71,7 +71,7 @@ func New(o Options) *Agent {
 	}
 	return &Agent{
 		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
-		reloads: make(chan *config.Agent), ready: make(chan struct{}), sessions: sessions,
+		reloads: make(chan *reload), ready: make(chan struct{}), sessions: sessions,
 	}
 }
 
@@ -79,26 +79,32 @@ func New(o Options) *Agent {
 // is, running. Neither a missing ZooKeeper nor a missing HAProxy is an error: both are waited for.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeSessions(nil)
-	cfg := a.o.Config
+	next := &reload{config: a.o.Config, runs: make(chan struct{})}
 	var views map[string]view
 	for n := 1; ; n++ {
-		g, err := a.newGeneration(cfg, n, views)
+		g, err := a.newGeneration(next.config, n, views)
 		if err != nil {
 			return err
 		}
 		a.current.Store(g)
-		next := a.serve(ctx, g)
+		close(next.runs)
+		next = a.serve(ctx, g)
 		views = g.viewsByName()
 		if next == nil {
 			return nil
 		}
-		cfg = next
-		a.closeSessions(cfg)
+		a.closeSessions(next.config)
 	}
 }
 
+// reload asks for a configuration to be put in force.
+type reload struct {
+	config *config.Agent
+	runs   chan struct{} // closed when it is
+}
+
 // serve runs one generation until ctx is done (nil) or a new configuration comes, which it returns.
-func (a *Agent) serve(ctx context.Context, g *generation) *config.Agent {
+func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 	gctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { g.run(gctx) })
@@ -107,8 +113,8 @@ func (a *Agent) serve(ctx context.Context, g *generation) *config.Agent {
 	select {
 	case <-ctx.Done():
 		return nil
-	case cfg := <-a.reloads:
-		return cfg
+	case next := <-a.reloads:
+		return next
 	}
 }
 
@@ -119,8 +125,14 @@ func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
 	if err := a.judge(ctx, cfg); err != nil {
 		return err
 	}
+	r := &reload{config: cfg, runs: make(chan struct{})}
 	select {
-	case a.reloads <- cfg:
+	case a.reloads <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-r.runs:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
