@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// settle takes the results in: what HAProxy confirmed is known, what it refused is tried again next round. It
+// returns the refusals in words and brings actual up to what the results say.
+func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, results []haproxy.Result) []string {
+	var failed []string
+	bad := map[string]bool{}
+	changes := map[string]*change{}
+	for _, res := range results {
+		st := res.Step
+		k := st.Key()
+		if st.Op == haproxy.StepDelete && isRefusal(res.Err) {
+			r.retired[k] = time.Now() // in use, or named elsewhere in the file: wait for another grace
+			continue
+		}
+		if why, own := r.ownFault(w, res); own {
+			r.quarantine.add(st.Backend, st.Server, why)
+			r.log.WithFields(logrus.Fields{"backend": st.Backend, "server": st.Server.Name, "err": res.Err}).Warn("HAProxy refused what a registration asks for; it is left out")
+			bad[st.Backend] = true
+			r.again()
+			continue
+		}
+		if errors.Is(res.Err, haproxy.ErrUnfit) {
+			r.unfit[st.Backend] = res.Err.Error()
+			r.needReload(w, st.Backend, res.Err.Error())
+		}
+		if res.Err != nil {
+			bad[st.Backend] = true
+			failed = append(failed, fmt.Sprintf("%s %s/%s: %v", st.Op, st.Backend, st.Server.Name, res.Err))
+			continue
+		}
+		ch := changes[st.Backend]
+		if ch == nil {
+			ch = &change{}
+			changes[st.Backend] = ch
+		}
+		ch.add(st)
+		actual[st.Backend] = after(actual[st.Backend], st)
+		r.unread[st.Backend] = true
+		if r.readAt.IsZero() {
+			r.readAt = time.Now().Add(readAfter)
+		}
+		switch st.Op {
+		case haproxy.StepAdd:
+			r.applied[k] = st.Server.Applied()
+		case haproxy.StepMaint:
+			r.retired[k] = time.Now()
+		case haproxy.StepReady:
+			delete(r.retired, k)
+		case haproxy.StepDelete:
+			delete(r.applied, k)
+			delete(r.retired, k)
+		}
+	}
+	for name, ch := range changes {
+		ch.log(r.log.WithField("backend", name))
+	}
+	now := time.Now()
+	for _, name := range due {
+		b := w.backends[name]
+		if bad[name] || r.late[name] {
+			continue
+		}
+		if _, there := actual[name]; !there && b.known {
+			continue // it appears with the reload that was asked for
+		}
+		if r.told[name] != b.rev && !b.at.IsZero() {
+			r.told[name] = b.rev
+			r.metrics.propagated(now.Sub(b.at))
+		}
+		delete(r.asked, name)
+		r.done[name] = b.rev
+		if b.known && !b.stale {
+			r.settled[name] = r.quarantine.without(name, b.servers)
+		} else {
+			delete(r.settled, name) // what HAProxy has was not compared
+		}
+	}
+	return failed
+}
+
+// ownFault tells whether an add failed because of what the server's own registration asks for.
+func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
+	base, _ := haproxy.Generation(res.Step.Server.Name)
+	// Other refusals are not about the words of the line: it may pass the next time.
+	words := errors.Is(res.Err, haproxy.ErrUnfit) || errors.Is(res.Err, haproxy.ErrUnknownReply) || errors.Is(res.Err, haproxy.ErrUnsafe)
+	if res.Step.Op != haproxy.StepAdd || !isRefusal(res.Err) || !words || !w.backends[res.Step.Backend].own[base] {
+		return "", false
+	}
+	return res.Err.Error(), true
+}
+
+// isRefusal tells an error about one command, HAProxy's or our own, from one of the connection.
+func isRefusal(err error) bool {
+	var refusal *haproxy.ReplyError
+	return errors.As(err, &refusal) || errors.Is(err, haproxy.ErrUnsafe)
+}
+
+// after is what a backend's servers are once a step has worked.
+func after(servers []haproxy.Server, st haproxy.Step) []haproxy.Server {
+	i := slices.IndexFunc(servers, func(s haproxy.Server) bool { return s.Name == st.Server.Name })
+	switch {
+	case st.Op == haproxy.StepAdd && i < 0:
+		s := st.Server
+		s.Op = haproxy.OpRunning
+		return append(servers, s)
+	case i < 0:
+		return servers
+	case st.Op == haproxy.StepDelete:
+		return slices.Delete(servers, i, i+1)
+	case st.Op == haproxy.StepWeight:
+		servers[i].Weight = st.Server.Weight
+	case st.Op == haproxy.StepMaint:
+		servers[i].Admin, servers[i].Op = haproxy.Maint, haproxy.OpStopped
+	case st.Op == haproxy.StepDrain:
+		servers[i].Admin = haproxy.Drain
+	case st.Op == haproxy.StepReady:
+		servers[i].Admin, servers[i].Op = haproxy.Ready, haproxy.OpRunning
+	}
+	return servers
+}
+
+// change is what a round did to one backend, for one log line.
+type change struct {
+	added, readied, weighed, left, deleted []string
+}
+
+func (c *change) add(st haproxy.Step) {
+	n := st.Server.Name
+	switch st.Op {
+	case haproxy.StepAdd:
+		c.added = append(c.added, n)
+	case haproxy.StepReady:
+		c.readied = append(c.readied, n)
+	case haproxy.StepWeight:
+		c.weighed = append(c.weighed, fmt.Sprintf("%s=%d", n, st.Server.Weight))
+	case haproxy.StepMaint, haproxy.StepDrain:
+		c.left = append(c.left, n)
+	case haproxy.StepDelete:
+		c.deleted = append(c.deleted, n)
+	}
+}
+
+func (c *change) log(log logrus.FieldLogger) {
+	f := logrus.Fields{}
+	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "left": c.left} {
+		if len(names) > 0 {
+			f[key] = brief(names)
+		}
+	}
+	if len(f) == 0 { // deletion is housekeeping: the server left long ago
+		log.WithField("deleted", brief(c.deleted)).Debug("old servers deleted")
+		return
+	}
+	log.WithFields(f).Info("servers changed")
+}
+
+// brief names a few and counts the rest.
+func brief(names []string) string {
+	const few = 4
+	if len(names) <= few {
+		return strings.Join(names, " ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], " "), len(names)-few)
+}
