@@ -1,7 +1,5 @@
 package agent
 
-import ()
-
 // unasked are the backends that no reload was asked for since they changed, and notes that one is asked for now: a
 // HAProxy that comes back from it without what they need reads another file, and more reloads would not help.
 func (r *reconciler) unasked(w *wanted, backends []string) []string {
