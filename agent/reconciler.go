@@ -419,6 +419,9 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
 	}
+	for k := range view.Drained {
+		delete(r.settled, k.Backend) // time changed it, not what is wanted
+	}
 	for _, name := range due {
 		view.Drain[name] = w.backends[name].drain > 0
 		view.Gate[name] = w.backends[name].gate
