@@ -100,9 +100,10 @@ func nodeConfig(dir string) *config.Agent {
 // configuration. The agent is started with start.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
-	haproxytest.Require(t)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	n := &node{t: t, config: nodeConfig(dir), feeds: map[string]feed{}}
+	n.config.HAProxy.Binary = binary
 	n.logger, n.log = logtest.NewNullLogger()
 	n.logger.SetLevel(logrus.DebugLevel)
 	for _, e := range edit {
