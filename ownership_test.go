@@ -19,7 +19,7 @@ import (
 func attached(t *testing.T, servers ...string) (*world, *haproxytest.HAProxy) {
 	t.Helper()
 	haproxytest.Require(t)
-	var h *haproxytest.HAProxy
+
 	w := newWorld(t, func(text string) string {
 		dir := strings.Split(strings.Split(text, `state_dir = "`)[1], `"`)[0]
 		return strings.Replace(text, "[services.user-api]", fmt.Sprintf(
@@ -161,4 +161,47 @@ func TestRestartThatOverlaps(t *testing.T) {
 	code, err := w.agent.Wait(patience)
 	require.NoError(t, err)
 	require.Zero(t, code)
+}
+
+// TestAttachedUnderTraffic: an agent beside a haproxy.cfg of Puppet's. Registrations come and go and Puppet changes the
+// static part under us, while requests flow; what Puppet wrote stays as it was written, and no request fails.
+func TestAttachedUnderTraffic(t *testing.T) {
+	their := backendServer(t, "theirs")
+	mine := []string{fmt.Sprintf("server web_127.0.0.1:%d 127.0.0.1:%d weight 3", their, their), "server spare 127.0.0.1:9 disabled"}
+	w, h := attached(t, mine...)
+	inRotation := func(names ...string) {
+		t.Helper()
+		w.eventually("in rotation with theirs: "+fmt.Sprint(names), func() error { return w.inRotation(append([]string{"web"}, names...)) })
+	}
+	w.publish("a", backendServer(t, "a"))
+	w.startAgent()
+	inRotation("a")
+	load := clitest.StartLoad(w.url(), 100)
+	leave := w.publish("b", backendServer(t, "b"))
+	inRotation("a", "b")
+	for i := range 4 {
+		require.NoError(t, h.Configure(w.puppet(append(mine, fmt.Sprintf("fullconn %d", 100+i))...)))
+		require.NoError(t, h.Reload())
+		inRotation("a", "b")
+	}
+	leave()
+	inRotation("a")
+	// The same address under a name of Puppet's: nothing is missing.
+	again := w.publish("twin", their)
+	w.publish("c", backendServer(t, "c"))
+	inRotation("a", "c")
+	again()
+	w.publish("d", backendServer(t, "d"))
+	inRotation("a", "c", "d")
+	servers, err := w.servers()
+	require.NoError(t, err)
+	for _, s := range servers {
+		if strings.HasPrefix(s.Name, "web_") {
+			require.Equal(t, 3, s.Weight)
+		}
+	}
+	w.endLoad(load)
+	require.Contains(t, load.Answers(), "b")
+	require.NoError(t, w.agent.Stop())
+	inRotation("a", "c", "d")
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,9 +104,10 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				suspect = g.process.Started()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
+				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
 				again:  g.wakeAll,
-				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -294,6 +296,8 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not asked yet")
 		case !st.Connected:
 			out = append(out, "HAProxy at "+r.socket+": "+st.Error)
+		case len(st.Absent) > 0:
+			out = append(out, "HAProxy at "+r.socket+": its configuration has no backend "+strings.Join(st.Absent, ", "))
 		case !st.Applied || st.reached != g.wanted.Load():
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}

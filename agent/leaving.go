@@ -10,7 +10,7 @@ import (
 func (r *reconciler) retire(name string, now time.Time) {
 	waiting := map[string]bool{}
 	for _, s := range r.actual[name] {
-		if s.Admin == haproxy.Maint && haproxy.Owned(s) {
+		if s.Admin == haproxy.Maint && r.owns(name, s) {
 			waiting[s.Name] = true
 			k := haproxy.Key{Backend: name, Server: s.Name}
 			if _, ok := r.retired[k]; !ok {

@@ -40,6 +40,10 @@ type reconciler struct {
 	wake    <-chan struct{} // capacity one: wanted changed
 	suspect <-chan struct{} // capacity one: HAProxy may be another process now
 	grace   time.Duration   // between maint and delete; 0: by version
+
+	attached bool    // others write HAProxy's file, see attach.go
+	before   *memory // of the configuration before; nil: none
+
 	reload  func(reason string)
 	loaded  func(socket, static string, found bool) // tells what the running process was started with
 	log     logrus.FieldLogger
@@ -54,6 +58,8 @@ type reconciler struct {
 	// The reconciler's own, touched only by its goroutine.
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
+	mine     map[haproxy.Key]bool        // servers that are ours whatever their ids
+	absent   []string                    // backends that the file of others lacks, sorted
 	done     map[string]uint64           // revision of each backend that HAProxy has confirmed
 	actual   haproxy.State               // as read, and as confirmed since
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
@@ -88,6 +94,7 @@ type haproxyStatus struct {
 	Rounds    uint64            `json:"rounds"`
 	Failed    []string          `json:"failed_commands,omitempty"` // of the last round
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
+	Absent    []string          `json:"absent_backends,omitempty"` // those that the file of others lacks
 	Backends  map[string]counts `json:"backends"`
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
 
@@ -206,6 +213,7 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if met {
 		r.inherit(w, r.actual)
 	}
+	r.noteAbsent(w, due)
 	plan := r.plan(r.actual, w, due)
 	results := c.Apply(ctx, plan)
 	r.metrics.round(time.Since(began), results)
@@ -280,6 +288,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.settled)
 	clear(r.retired)
 	clear(r.applied)
+	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
 	}
@@ -374,6 +383,7 @@ func (r *reconciler) forget() {
 // Deletes wait until nothing else is to be done, and are few at a time.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
+	r.recognise(actual, desired)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
@@ -397,6 +407,7 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	}
 	diff := haproxy.Diff(found, desired, haproxy.View{
 		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied, Whole: actual,
+		Attached: r.attached, Mine: r.mine,
 	})
 	var plan, deletes haproxy.Plan
 	r.late = map[string]bool{} // until the reload nothing is taken from them

@@ -54,6 +54,7 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		switch st.Op {
 		case haproxy.StepAdd:
+			r.made(k)
 			r.applied[k] = st.Server.Applied()
 		case haproxy.StepMaint:
 			r.retired[k] = time.Now()
