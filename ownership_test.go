@@ -205,3 +205,52 @@ func TestAttachedUnderTraffic(t *testing.T) {
 	require.NoError(t, w.agent.Stop())
 	inRotation("a", "c", "d")
 }
+
+// TestReloadThroughTheMaster: an operator's HAProxy whose master's socket is known needs no reload_command; a static part
+// that HAProxy refuses comes neither into the file nor into force, and the status has HAProxy's own words.
+func TestReloadThroughTheMaster(t *testing.T) {
+	w, h := operated(t, "")
+	text := read(t, w.agentFile)
+	i := strings.Index(text, "reload_command")
+	text = text[:i] + fmt.Sprintf("master_socket_path = %q", h.MasterSocket) + text[i+strings.Index(text[i:], "\n"):]
+	w.write(w.agentFile, text)
+	w.publish("a", backendServer(t, "a"))
+	w.startAgent()
+	w.converges("a")
+	w.pinned()()
+	load := clitest.StartLoad(w.url(), 50)
+	reread := func(line string) {
+		t.Helper()
+		w.write(w.agentFile, strings.Replace(text, `"maxconn 500"`, fmt.Sprintf("%q", line), 1))
+		require.NoError(t, w.agent.Signal(syscall.SIGHUP))
+	}
+
+	before, err := w.pid()
+	require.NoError(t, err)
+	reread("maxconn 600")
+	w.otherWorker(before)
+	w.converges("a")
+	w.agentIsReady()
+	require.EqualValues(t, map[string]uint64{"the static part of the configuration changed": 1}, w.status().File.Reload.ByReason)
+
+	before, err = w.pid()
+	require.NoError(t, err)
+	reread("frobnicate")
+	w.eventually("the refusal shows", func() error {
+		if s := w.status().File.Error; !strings.Contains(s, "unknown keyword 'frobnicate'") || !strings.Contains(s, "do_checks = false") {
+			return errors.New(s)
+		}
+		return nil
+	})
+	require.NotContains(t, read(t, filepath.Join(w.dir, "haproxy.cfg")), "frobnicate")
+	w.publish("b", backendServer(t, "b"))
+	w.converges("a", "b")
+	after, err := w.pid()
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	w.endLoad(load)
+
+	// By hand, while the agent goes on.
+	require.NoError(t, h.Reload())
+	w.converges("a", "b")
+}

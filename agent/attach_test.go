@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -178,4 +179,33 @@ func TestAttachedPreview(t *testing.T) {
 	require.Len(t, p.Targets[0].Plan, 1)
 	require.Equal(t, "a_127.0.0.1:81", p.Targets[0].Plan[0].Server.Name)
 	require.Contains(t, strings.Join(p.Notes, "\n"), "HAProxy has no backend away")
+}
+
+// TestMastersAreWatched: what a master tells is heard by the reconciler of its HAProxy.
+func TestMastersAreWatched(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.HAProxy.ReloadCommand = ""
+		c.HAProxy.MasterSocketPaths = []string{haproxytest.MasterSocket(filepath.Dir(c.HAProxy.ConfigFilePath))}
+	})
+	n.start(0)
+	n.hear("a@127.0.0.1:81")
+	n.ready()
+	require.Equal(t, n.gen.file.operated[0].Changed(), n.gen.haproxys[0].suspect)
+	for i := range 3 {
+		require.NoError(t, n.haproxy.Reload())
+		eventually(t, "the new process is met", func() error {
+			if s := n.haproxyStatus(); s.Processes != i+2 {
+				return fmt.Errorf("%d processes", s.Processes)
+			}
+			return nil
+		})
+		n.has("svc", "a")
+	}
+	n.gen.file.request("a reason of the test")
+	eventually(t, "reloaded through the master", func() error {
+		if r := n.gen.file.status().Reload; r.Reloads != 1 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
 }

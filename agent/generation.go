@@ -102,6 +102,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			var suspect <-chan struct{} // nil: nobody tells, so the process is looked at periodically
 			if i == 0 && g.process != nil {
 				suspect = g.process.Started()
+			} else if i < len(g.file.operated) {
+				suspect = g.file.operated[i].Changed()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
 				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
@@ -140,6 +142,9 @@ func (g *generation) run(ctx context.Context) {
 	}
 	if g.process != nil {
 		all.Go(func() { g.process.Run(ctx) })
+	}
+	for _, o := range g.file.operated {
+		all.Go(func() { o.Run(ctx) })
 	}
 	all.Go(func() { g.awaitReady(ctx) })
 }
