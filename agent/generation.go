@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,7 +108,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
 				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
-				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
+				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
+				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				onDisk: g.file.servers, found: onDisk, began: now,
