@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,12 +103,15 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			var suspect <-chan struct{} // nil: nobody tells, so the process is looked at periodically
 			if i == 0 && g.process != nil {
 				suspect = g.process.Started()
+			} else if i < len(g.file.operated) {
+				suspect = g.file.operated[i].Changed()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
+				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
-				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -140,6 +144,9 @@ func (g *generation) run(ctx context.Context) {
 	}
 	if g.process != nil {
 		all.Go(func() { g.process.Run(ctx) })
+	}
+	for _, o := range g.file.operated {
+		all.Go(func() { o.Run(ctx) })
 	}
 	all.Go(func() { g.awaitReady(ctx) })
 }
@@ -296,6 +303,8 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not asked yet")
 		case !st.Connected:
 			out = append(out, "HAProxy at "+r.socket+": "+st.Error)
+		case len(st.Absent) > 0:
+			out = append(out, "HAProxy at "+r.socket+": its configuration has no backend "+strings.Join(st.Absent, ", "))
 		case !st.Applied || st.reached != g.wanted.Load():
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}

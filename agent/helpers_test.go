@@ -150,7 +150,7 @@ func (n *node) start(grace time.Duration) {
 	n.startWith(n.config, grace, nil)
 }
 
-func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view) {
+func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view, edit ...func(*reconciler)) {
 	n.t.Helper()
 	if grace == 0 {
 		grace = time.Hour
@@ -170,6 +170,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	}
 	for _, r := range g.haproxys {
 		r.socket = n.tap.path
+		for _, e := range edit {
+			e(r)
+		}
 	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())

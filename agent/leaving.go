@@ -41,7 +41,7 @@ type gate struct {
 func (r *reconciler) observe(name string, now time.Time) {
 	there := map[string]haproxy.Admin{}
 	for _, s := range r.actual[name] {
-		if s.Admin != haproxy.Ready && haproxy.Owned(s) {
+		if s.Admin != haproxy.Ready && r.owns(name, s) {
 			there[s.Name] = s.Admin
 		}
 	}

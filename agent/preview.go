@@ -73,7 +73,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	}
 	if asked && c.HAProxy.DoSocket {
 		for _, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, socket, w, onDisk, text)
+			p.ask(ctx, c, socket, w, onDisk, text)
 		}
 	} else if asked && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"
@@ -128,7 +128,7 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
@@ -136,8 +136,18 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(),
-		reload: func(reason string) { p.Reload = reason },
+		attached: !cfg.HAProxy.DoWrites,
+		reload: func(reason string) {
+			if !cfg.HAProxy.DoWrites && !cfg.HAProxy.DoReloads {
+				p.Notes = append(p.Notes, "HAProxy at "+socket+": "+reason)
+				return
+			}
+			p.Reload = reason
+		},
 		loaded: func(_, static string, found bool) {
+			if !cfg.HAProxy.DoWrites {
+				return // its file is not ours
+			}
 			if !found {
 				static = haproxy.StaticOfText(text)
 			}
@@ -161,6 +171,9 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		return
 	}
 	r.inherit(w, actual)
+	for name := range actual {
+		r.fresh[name] = true
+	}
 	t.Plan = r.plan(actual, w, w.names())
 }
 

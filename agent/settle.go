@@ -52,6 +52,9 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		ch.steps = append(ch.steps, st)
 		st.Remember(r.applied)
 		r.moved(st, now)
+		if st.Op == haproxy.StepAdd {
+			r.made(k)
+		}
 	}
 	for name, ch := range changes {
 		r.actual[name] = haproxy.After(r.actual[name], ch.steps)

@@ -170,10 +170,12 @@ type HAProxy struct {
 
 	DoWrites, DoSocket, DoReloads bool // default true
 	DoChecks                      bool // default false
+	NoChecks                      bool // do_checks = false was given: nothing is checked, not even what is new
 
 	ConfigFilePath          string   // default when Run: <state_dir>/haproxy.cfg
 	CandidateConfigFilePath string   // default ConfigFilePath + ".tmp"
 	SocketFilePaths         []string // never empty when Run: default <state_dir>/haproxy.sock
+	MasterSocketPaths       []string // of a HAProxy that others run: none, or one for each of SocketFilePaths
 	ReloadCommand           string
 	CheckCommand            string
 
