@@ -18,6 +18,8 @@ import (
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
+const fewLines = 100 // of the log, about registrations that are wrong at once
+
 const sourceRestart = 5 * time.Second // pause before a source that ended is started again
 
 // generation is everything that runs under one configuration. A re-read of the files ends it and starts another,
@@ -199,7 +201,7 @@ func (g *generation) take(snap discovery.Snapshot) {
 	}
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
 	name := g.composer.backends[i].name
-	logRejections(log, unusable(before.backends[name].refused), unusable(after.backends[name].refused))
+	logComposed(log, before.backends[name], after.backends[name])
 }
 
 // bases are what is to be kept of each service.
@@ -217,25 +219,27 @@ func (g *generation) bases() []basis {
 	return out
 }
 
-// unusable are the registrations that decode but cannot become a server.
-func unusable(refused []refused) []discovery.Rejection {
-	var out []discovery.Rejection
-	for _, r := range refused {
-		out = append(out, discovery.Rejection{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
-	}
-	return out
-}
-
 // logRejections says each newly rejected registration once.
 func logRejections(log logrus.FieldLogger, before, now []discovery.Rejection) {
+	logNew(log, before, now, "registration left out")
+}
+
+func logNew(log logrus.FieldLogger, before, now []discovery.Rejection, message string) {
 	known := make(map[string]bool, len(before))
 	for _, r := range before {
 		known[r.Node+"\x00"+r.Detail] = true
 	}
+	told := 0
 	for _, r := range now {
-		if !known[r.Node+"\x00"+r.Detail] {
-			log.WithFields(logrus.Fields{"path": r.Node, "reason": r.Reason, "err": r.Detail}).Warn("registration left out")
+		if known[r.Node+"\x00"+r.Detail] {
+			continue
 		}
+		if told++; told <= fewLines {
+			log.WithFields(logrus.Fields{"path": r.Node, "reason": r.Reason, "err": r.Detail}).Warn(message)
+		}
+	}
+	if told > fewLines {
+		log.WithField("count", told-fewLines).Warn(message + ": as many more as counted; the status shows them")
 	}
 }
 

@@ -64,8 +64,16 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	w := k.all(views, nil)
 	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
 	for _, n := range w.names() {
-		for _, r := range w.backends[n].refused {
-			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
+		b := w.backends[n]
+		for _, r := range b.refused {
+			what := "is left out"
+			if r.Kept {
+				what = "is used without options"
+			}
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s %s: %s", b.service, r.Instance.Endpoint, what, r.Reason))
+		}
+		if b.surplus > 0 {
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %d instances are left out: there are more than haproxy.max_servers", b.service, b.surplus))
 		}
 	}
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {

@@ -46,6 +46,9 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
+	Curtailed []Rejected `json:"curtailed,omitempty"` // registrations in use, without options that they ask for
+	Surplus   int        `json:"surplus,omitempty"`   // instances left out because there are more than haproxy.max_servers
+
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
 
@@ -85,9 +88,13 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 	for _, r := range v.snapshot.Rejected {
 		s.Rejected = append(s.Rejected, rejected(r))
 	}
-	for _, r := range b.refused {
-		s.Rejected = append(s.Rejected, Rejected{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
+	for _, r := range unusable(b.refused) {
+		s.Rejected = append(s.Rejected, rejected(r))
 	}
+	for _, r := range curtailed(b.refused) {
+		s.Curtailed = append(s.Curtailed, rejected(r))
+	}
+	s.Surplus = b.surplus
 	for _, server := range slices.Sorted(maps.Keys(detained)) {
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}

@@ -26,6 +26,7 @@ type wantedBackend struct {
 	stale   bool             // servers are of a set from disk: what HAProxy lacks of them is added, and nothing else changed
 	servers []haproxy.Server // shared, never changed
 	refused []refused
+	surplus int             // instances beyond haproxy.max_servers, left out
 	own     map[string]bool // servers with options of their own registration
 	at      time.Time       // when the snapshot behind servers was read; zero: not from a snapshot
 	rev     uint64          // grows with each change of this backend
@@ -98,8 +99,10 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known}
 	switch {
 	case v.known:
-		b.servers, b.refused = b.backend.servers(v.active, k.lookup, k.memos[i])
-		b.own = ownOptions(v.active)
+		var active []discovery.Instance
+		active, b.surplus = b.within(v.active)
+		b.servers, b.refused = b.backend.servers(active, k.lookup, k.memos[i])
+		b.own = ownOptions(active)
 		if b.stale = v.fromDisk(); !b.stale {
 			b.at = v.snapshot.At
 		}

@@ -136,6 +136,9 @@ func (a *app) printStatus(st agent.Status) {
 		case !s.Known:
 			note = "nothing heard yet; HAProxy keeps what it has"
 		}
+		if s.Surplus > 0 {
+			note = strings.TrimPrefix(note+fmt.Sprintf("; %d instances beyond haproxy.max_servers are left out", s.Surplus), "; ")
+		}
 		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
@@ -144,6 +147,9 @@ func (a *app) printStatus(st agent.Status) {
 		for _, s := range st.Services {
 			for _, r := range s.Rejected {
 				fmt.Fprintf(a.out, "rejected in %s: %s: %s: %s\n", s.Service, r.Node, r.Reason, r.Detail)
+			}
+			for _, r := range s.Curtailed {
+				fmt.Fprintf(a.out, "used in %s, but not as it asks: %s: %s\n", s.Service, r.Node, r.Detail)
 			}
 		}
 	}

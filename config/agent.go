@@ -184,8 +184,10 @@ type HAProxy struct {
 	StateFilePath   string
 	StateFileTTL    time.Duration
 	ServerOrderSeed string // digits; Synapse's users give 128-bit numbers
-	MaxServerID     int
-	UseNerveWeights bool // default true
+
+	RegistryOptions []string // option words that registrations may use; default DefaultRegistryOptions
+	MaxServers      int      // instances of a service that become servers, 1..1048575; default 20000
+	UseNerveWeights bool     // default true
 }
 
 // Section is one hand-written section of haproxy.cfg.

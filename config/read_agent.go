@@ -194,7 +194,7 @@ func (t *table) defaultServer() DefaultServer {
 	s := DefaultServer{
 		Name: t.str("name", ""), Host: t.host("host", ""), Port: t.port("port"),
 		ServerOptions: t.serverOptions("haproxy_server_options"),
-		HAProxyID:     int(t.whole("haproxy_server_id", 0, 1, math.MaxInt32)),
+		HAProxyID:     int(t.whole("haproxy_server_id", 0, 1, 1<<20-1)),
 		Labels:        t.labels("labels"),
 	}
 	t.require("host", "write its IP address or host name")
