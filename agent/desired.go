@@ -16,14 +16,15 @@ import (
 
 // backend is a service as HAProxy is to have it, before its servers are looked at: what a server line of it needs.
 type backend struct {
-	name    string          // HAProxy's section
-	options []string        // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
-	cookies bool            // a cookie directive is in force, so that servers need their cookie
-	hash    bool            // cookie_value_method = "hash"
-	weights bool            // weights of the registry are used
-	foreign []string        // names of servers written by hand into the backend
-	allowed map[string]bool // option words that registrations may use
-	most    int             // servers that the backend may have; 0: any number
+	name    string              // HAProxy's section
+	options []string            // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
+	cookies bool                // a cookie directive is in force, so that servers need their cookie
+	hash    bool                // cookie_value_method = "hash"
+	weights bool                // weights of the registry are used
+	foreign []string            // names of servers written by hand into the backend
+	allowed map[string]bool     // option words that registrations may use
+	ids     map[haproxy.Key]int // of servers that keep an id which is not Myelin's
+	most    int                 // servers that the backend may have; 0: any number
 
 	lines, defaultsLines []string // they decide what can be done at run time
 }
@@ -162,6 +163,9 @@ func (b backend) server(in discovery.Instance, lookup resolve) (s haproxy.Server
 	s.Weight = min(max(s.Weight, 0), 256)
 	if o.id != 0 {
 		s.ID = o.id
+	}
+	if s.ID == 0 {
+		s.ID = b.ids[haproxy.Key{Backend: b.name, Server: s.Name}]
 	}
 	if o.disabled {
 		s.Admin = haproxy.Maint

@@ -36,6 +36,7 @@ type generation struct {
 	process  *haproxy.Process // nil: somebody else runs HAProxy
 	wakes    []chan struct{}  // one per consumer of wanted
 	kept     *snapshots
+	exports  *exports
 	ready    atomic.Bool
 	onReady  func()
 	inForce  chan struct{} // closed when it is ready
@@ -63,6 +64,11 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	onDisk := haproxy.ServersOfText(text)
 	g.resolver = newResolver(onDisk, a.log)
 	g.composer = newComposer(c, g.resolver.resolve, onDisk)
+	state, err := stateOf(c)
+	if err != nil {
+		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
+	}
+	g.composer.inherit(c, state)
 	for _, w := range g.composer.file.Warnings() {
 		a.log.Warn(w)
 	}
@@ -95,6 +101,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		store: store, services: c.Services, bases: g.bases, heard: func() map[string]time.Time { return a.Status().heard(time.Now()) },
 		wake: wake(), inForce: g.inForce, log: a.log, saved: make([]*discovery.Snapshot, len(c.Services)),
 	}
+	g.exports = g.newExports(c, state, wake())
 	if c.HAProxy.Run {
 		g.process = g.file.process
 	}
@@ -116,6 +123,27 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	return g, nil
 }
 
+// newExports keeps the files that other programs read.
+func (g *generation) newExports(c *config.Agent, state stateEntries, wake <-chan struct{}) *exports {
+	x := &exports{
+		services: c.Services, views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
+		backend: func(i int) string { return g.composer.backends[i].name },
+	}
+	if path := c.HAProxy.StateFilePath; path != "" {
+		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state}
+	}
+	if c.FileOutput != nil {
+		x.output = newOutputFiles(c.FileOutput.OutputDirectory, c.Services)
+	}
+	return x
+}
+
+func (g *generation) allViews() []view {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.views)
+}
+
 // sameDiscovery tells whether two definitions of a service find the same registrations.
 func sameDiscovery(a, b config.Service) bool { return origin(a) == origin(b) }
 
@@ -126,6 +154,7 @@ func (g *generation) run(ctx context.Context) {
 
 	var all sync.WaitGroup
 	defer g.kept.end()
+	defer g.exports.end()
 	defer all.Wait()
 	snapshots := make(chan discovery.Snapshot)
 	for i, src := range g.sources {
@@ -135,6 +164,7 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.collect(ctx, snapshots) })
 	all.Go(func() { g.file.run(ctx) })
 	all.Go(func() { g.kept.run(ctx) })
+	all.Go(func() { g.exports.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
 	}
@@ -368,6 +398,7 @@ func (g *generation) fill(st *Status) {
 	}
 	st.File = g.file.status()
 	st.Snapshots = g.kept.status()
+	st.Exports = g.exports.status()
 	st.Waiting = g.waiting()
 	st.Stale = g.stale(time.Now())
 	st.Ready = g.ready.Load()

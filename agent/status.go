@@ -21,6 +21,7 @@ type Status struct {
 	Waiting    []string          `json:"waiting,omitempty"` // why it is not ready
 	Stale      []string          `json:"stale,omitempty"`   // what is served from disk, because the registry has not been heard of
 	Snapshots  snapshotStatus    `json:"snapshots,omitzero"`
+	Exports    exportStatus      `json:"exports,omitzero"` // files for other programs
 	Services   []ServiceStatus   `json:"services"`
 	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
 	HAProxy    []haproxyStatus   `json:"haproxy"`

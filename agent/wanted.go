@@ -73,6 +73,18 @@ func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *compose
 	return k
 }
 
+// inherit has servers keep the ids that they have in a HAProxy which another program filled: see inheritedIDs.
+func (k *composer) inherit(c *config.Agent, state stateEntries) {
+	names := make(map[string]string, len(c.Services))
+	for i, s := range c.Services {
+		names[s.Name] = k.backends[i].name
+	}
+	ids := inheritedIDs(k.onDisk, state, names)
+	for i := range k.backends {
+		k.backends[i].ids = ids
+	}
+}
+
 // all composes every service. A backend that is as it was in earlier keeps its revision, so that it costs nothing
 // further on.
 func (k *composer) all(views []view, earlier *wanted) *wanted {

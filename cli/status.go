@@ -111,6 +111,9 @@ func (a *app) printStatus(st agent.Status) {
 	if st.Snapshots.Error != "" {
 		fmt.Fprintf(a.out, "snapshots %s: NOT KEPT: %s\n", st.Snapshots.Path, st.Snapshots.Error)
 	}
+	if st.Exports.Error != "" {
+		fmt.Fprintf(a.out, "files for other programs: NOT UP TO DATE: %s\n", st.Exports.Error)
+	}
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
 	}

@@ -34,7 +34,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
-	root.later("overrides_path", "statsd", "file_output")
+	root.later("overrides_path", "statsd")
 	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
@@ -144,7 +144,7 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.BackendPortOverride = override
 	}
 
-	t.later("load_test_concurrency", "guard", "zone", "subset", "drain_timeout", "file_output")
+	t.later("guard", "zone", "subset", "drain_timeout")
 	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
 	s.Guard = t.guard()
 	if z := t.sub("zone"); z != nil {
@@ -350,7 +350,6 @@ func (t *table) zookeeperDiscovery(d *Discovery, zk ZooKeeper) {
 		}
 	}
 
-	t.later("discovery_jitter", "retry_policy")
 	d.DiscoveryJitter = t.duration("discovery_jitter", 0, 0)
 	if d.DiscoveryJitter > 120*time.Second {
 		t.mismatch("discovery_jitter", "from 0 to 120 seconds", durationForm)
