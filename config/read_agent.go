@@ -144,7 +144,7 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.BackendPortOverride = override
 	}
 
-	t.later("guard", "zone", "subset", "drain_timeout")
+	t.later("guard", "zone", "subset")
 	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
 	s.Guard = t.guard()
 	if z := t.sub("zone"); z != nil {
