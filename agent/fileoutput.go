@@ -127,6 +127,9 @@ func (o *outputFiles) keepLedger() error {
 // prune deletes our files of services that the configuration does not have any more, or has no file for, and returns
 // their names.
 func (o *outputFiles) prune() (removed []string, err error) {
+	if err := o.enter(nil); err != nil {
+		return nil, err
+	}
 	wanted := map[string]bool{}
 	for _, s := range o.services {
 		wanted[s.Name] = !s.FileOutputDisabled
