@@ -48,10 +48,44 @@ func (r *reader) agent(d *document) *Agent {
 	}
 	r.someServices(d)
 	r.conflicts(a, d)
+	a.Services = r.copies(a.Services, d)
 	root.ignored("nginx", noNginx)
 	root.strayServices()
 	root.done()
 	return a
+}
+
+// copies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Synapse does.
+// The first one has the frontend: the others would bind to the same port.
+func (r *reader) copies(services []Service, d *document) []Service {
+	taken := map[string]bool{}
+	for _, s := range services {
+		taken[s.Name] = true
+	}
+	var out []Service
+	for i, s := range services {
+		if s.LoadTestConcurrency == 0 {
+			out = append(out, s)
+			continue
+		}
+		for n := range s.LoadTestConcurrency {
+			c := s
+			c.Name = fmt.Sprintf("%s_%d", s.Name, n)
+			if taken[c.Name] {
+				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+c.Name+" already", "rename that one")
+				break
+			}
+			if s.HAProxy.BackendName != "" {
+				c.HAProxy.BackendName = fmt.Sprintf("%s_%d", s.HAProxy.BackendName, n)
+			}
+			if n > 0 {
+				c.HAProxy.Port, c.HAProxy.PortSet, c.HAProxy.BindOnly = 0, false, false
+				c.HAProxy.Frontend, c.HAProxy.SharedFrontend = nil, nil
+			}
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // someServices warns of a file without services, unless it is said already why there are none.
