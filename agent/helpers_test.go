@@ -88,7 +88,7 @@ func serviceNamed(name string) config.Service {
 func nodeConfig(dir string) *config.Agent {
 	c := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
 	c.HAProxy = config.HAProxy{
-		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
+		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true, RegistryOptions: config.RegistryWords(),
 		ConfigFilePath: filepath.Join(dir, "haproxy.cfg"), SocketFilePaths: []string{haproxytest.Socket(dir)},
 		ReloadCommand:   fmt.Sprintf("echo reload >> %[1]s/reloads; kill -USR2 $(cat %[1]s/pid)", dir),
 		RestartInterval: 20 * time.Millisecond,
