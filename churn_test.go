@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -62,7 +61,7 @@ func TestChurn(t *testing.T) {
 	c.nobodyReloaded()
 	t.Logf("%d rounds in %s: %d members changed, %d reloads by hand, %d kills, %d slow readers", churnRounds,
 		time.Since(began).Round(time.Second), c.changes, c.reloads, len(c.outages), c.readers)
-	c.judge()
+	requireServed(t, c.traffic, c.outages)
 
 	// What left is deleted sooner or later, and only that.
 	w.eventually("the servers that left are deleted", func() error {
@@ -371,17 +370,11 @@ func (c *churn) otherProcess() {
 	c.master = c.w.master()
 }
 
-// outage is the time from a kill until HAProxy listens again.
-type outage struct {
-	what     string
-	from, to time.Time
-}
-
 // kill kills the worker, the master or both. HAProxy listens again when another worker answers and the port accepts:
 // the agent starts no second HAProxy beside a worker that still serves.
 func (c *churn) kill(n int) {
 	what := []string{"worker", "master", "worker and master"}[n%3]
-	o := outage{what: what, from: time.Now()}
+	o := outage{from: time.Now()}
 	if what != "worker" {
 		require.NoError(c.t, syscall.Kill(c.master, syscall.SIGKILL))
 	}
@@ -389,13 +382,7 @@ func (c *churn) kill(n int) {
 		require.NoError(c.t, syscall.Kill(c.pid, syscall.SIGKILL))
 	}
 	c.otherProcess()
-	c.w.eventually("HAProxy listens again", func() error {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.w.port))
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
+	c.w.listens()
 	o.to = time.Now()
 	c.outages = append(c.outages, o)
 }
@@ -424,121 +411,4 @@ func (c *churn) closeReader() {
 		c.reader.Close()
 		c.reader = nil
 	}
-}
-
-// judge ends the traffic. No request may have failed but for those that began while HAProxy was dead, and those that
-// were under way when it was killed and were cut by that.
-func (c *churn) judge() {
-	c.t.Helper()
-	sent, failures := c.traffic.stop()
-	require.NotZero(c.t, sent)
-	var dead time.Duration
-	for _, o := range c.outages {
-		dead += o.to.Sub(o.from)
-	}
-	var bad []string
-	for _, f := range failures {
-		if !slices.ContainsFunc(c.outages, f.excusedBy) {
-			bad = append(bad, f.String())
-		}
-	}
-	c.t.Logf("%d requests, %d of them not counted: HAProxy was dead for %s", sent, len(failures)-len(bad), dead.Round(time.Millisecond))
-	require.Less(c.t, len(failures), sent/2, "most requests were made of a living HAProxy")
-	require.Empty(c.t, bad[:min(len(bad), 20)], "%d of %d requests failed", len(bad), sent)
-}
-
-// failure is a request that was not answered as it should.
-type failure struct {
-	began, ended time.Time
-	err          error
-}
-
-func (f failure) String() string {
-	return fmt.Sprintf("%s, after %s: %v", f.began.Format("15:04:05.000"), f.ended.Sub(f.began).Round(time.Millisecond), f.err)
-}
-
-func (f failure) excusedBy(o outage) bool {
-	if f.began.Before(o.from) {
-		return f.ended.After(o.from) && cutOff(f.err)
-	}
-	return f.began.Before(o.to)
-}
-
-// cutOff tells whether a kill of the other side explains an error.
-func cutOff(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-// traffic is an open loop of requests, each on a connection of its own, that remembers when each failed one began and
-// ended.
-type traffic struct {
-	url    string
-	client *http.Client
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu       sync.Mutex
-	sent     int
-	failures []failure
-}
-
-func startTraffic(url string, rate int) *traffic {
-	ctx, cancel := context.WithCancel(context.Background())
-	tr := &traffic{url: url, cancel: cancel, done: make(chan struct{}), client: &http.Client{
-		Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
-	}}
-	go func() {
-		defer close(tr.done)
-		var running sync.WaitGroup
-		defer running.Wait()
-		tick := time.NewTicker(time.Second / time.Duration(rate))
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				running.Go(tr.one)
-			}
-		}
-	}()
-	return tr
-}
-
-func (tr *traffic) one() {
-	f := failure{began: time.Now()}
-	f.err = tr.get()
-	f.ended = time.Now()
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	tr.sent++
-	if f.err != nil {
-		tr.failures = append(tr.failures, f)
-	}
-}
-
-func (tr *traffic) get() error {
-	resp, err := tr.client.Get(tr.url)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	switch {
-	case err != nil:
-		return err
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("status %s", resp.Status)
-	case len(body) == 0:
-		return errors.New("an empty answer")
-	}
-	return nil
-}
-
-// stop waits for the requests that are under way.
-func (tr *traffic) stop() (sent int, failures []failure) {
-	tr.cancel()
-	<-tr.done
-	return tr.sent, tr.failures
 }
