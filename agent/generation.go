@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				suspect = g.process.Started()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
-				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
+				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
+				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
 				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				onDisk: g.file.servers, found: onDisk, began: now,

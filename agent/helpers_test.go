@@ -186,6 +186,23 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	n.t.Cleanup(n.stop)
 }
 
+// sweeps waits until the connections of retired servers were looked at so many times.
+func (n *node) sweeps(from, times int) {
+	n.t.Helper()
+	eventually(n.t, "connections are looked at", func() error {
+		seen := 0
+		for _, l := range n.tap.answered()[from:] {
+			if strings.HasPrefix(l, "show servers conn") {
+				seen++
+			}
+		}
+		if seen < times {
+			return fmt.Errorf("%d times", seen)
+		}
+		return nil
+	})
+}
+
 // hear has the registry list these instances of svc, as in the words of instances.
 func (n *node) hear(words ...string) { n.hearOf("svc", instances(n.t, words...)...) }
 
@@ -294,27 +311,6 @@ func (n *node) connected() {
 	eventually(n.t, "HAProxy is met", func() error {
 		if s := n.haproxyStatus(); s.Rounds == 0 || !s.Connected {
 			return errors.New(s.Error)
-		}
-		return nil
-	})
-}
-
-// readBack waits until what was changed in HAProxy has been read again.
-func (n *node) readBack() {
-	n.t.Helper()
-	eventually(n.t, "what was changed is read again", func() error {
-		read := -1
-		for i, l := range n.tap.answered() {
-			switch {
-			case strings.HasPrefix(l, "show servers state"):
-				read = i
-			case strings.HasPrefix(l, "show "), l == "prompt", strings.HasPrefix(l, "set severity"), strings.HasPrefix(l, "set timeout"):
-			default:
-				read = -1
-			}
-		}
-		if read < 0 {
-			return errors.New("not read since the last change")
 		}
 		return nil
 	})

@@ -133,7 +133,7 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-		retired: map[haproxy.Key]time.Time{}, unfit: map[string]string{},
+		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(),
 		reload: func(reason string) { p.Reload = reason },

@@ -121,6 +121,11 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	return b
 }
 
+// wants tells whether a server of that name is wanted.
+func (b wantedBackend) wants(name string) bool {
+	return slices.ContainsFunc(b.servers, func(s haproxy.Server) bool { return s.Name == name })
+}
+
 // unresolved names the servers whose host names are not known. They are not gone: what HAProxy has of them stays.
 func (b wantedBackend) unresolved() []string {
 	var names []string
