@@ -440,6 +440,7 @@ func fileOf(c *config.Agent) haproxy.File {
 	f := haproxy.File{
 		Global: h.Global, Defaults: h.Defaults,
 		SharedFrontend: h.SharedFrontend, Seed: h.ServerOrderSeed,
+		DistinctNames: h.FrontendNames == "distinct",
 	}
 	if h.DoSocket && len(h.SocketFilePaths) > 0 {
 		f.AdminSocket = h.SocketFilePaths[0]
