@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,6 +74,7 @@ type node struct {
 	log     *logtest.Hook
 	logger  *logrus.Logger
 
+	names    *names               // nil: the system's nameserver
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
 	gen      *generation
@@ -173,6 +175,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 			e(r)
 		}
 	}
+	if n.names != nil {
+		g.resolver.lookup, g.resolver.every = n.names.lookup, 10*time.Millisecond
+	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -204,6 +209,19 @@ func (n *node) sweeps(from, times int) {
 		}
 		return nil
 	})
+}
+
+// resolves has the next start ask the test for the addresses of names, all the time.
+func (n *node) resolves(known *names) { n.names = known }
+
+// metrics are the agent's numbers as they are scraped.
+func (n *node) metrics() string {
+	n.t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(n.agent.Collector())
+	w := httptest.NewRecorder()
+	n.agent.Handler(reg).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
 }
 
 // hear has the registry list these instances of svc, as in the words of instances.

@@ -55,12 +55,10 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	if err != nil {
 		return nil, err
 	}
-	names := newResolver(onDisk, log)
+	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
-	k.all(views, nil) // asks for the names
-	for _, host := range names.due(false) {
-		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
-	}
+	k.all(views, nil)                      // asks for the names
+	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
 	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
 	for _, n := range w.names() {

@@ -46,6 +46,8 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
+	Unresolved []Unresolved `json:"unresolved,omitempty"` // host names that do not resolve at present
+
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
 
