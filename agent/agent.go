@@ -220,7 +220,7 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}
-		o.Immutable = s.Discovery.ImmutableNodes
+		o.Immutable, o.Gap = s.Discovery.ImmutableNodes, s.Discovery.DiscoveryJitter
 		return a.sessions.Get(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
 	}
 	return nil, fmt.Errorf("service %s: discovery method %q is not available", s.Name, s.Discovery.Method)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,7 +89,7 @@ func serviceNamed(name string) config.Service {
 func nodeConfig(dir string) *config.Agent {
 	c := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
 	c.HAProxy = config.HAProxy{
-		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
+		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true, RegistryOptions: config.RegistryWords(),
 		ConfigFilePath: filepath.Join(dir, "haproxy.cfg"), SocketFilePaths: []string{haproxytest.Socket(dir)},
 		ReloadCommand:   fmt.Sprintf("echo reload >> %[1]s/reloads; kill -USR2 $(cat %[1]s/pid)", dir),
 		RestartInterval: 20 * time.Millisecond,
@@ -102,9 +101,10 @@ func nodeConfig(dir string) *config.Agent {
 // configuration. The agent is started with start.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
-	haproxytest.Require(t)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	n := &node{t: t, config: nodeConfig(dir), feeds: map[string]feed{}}
+	n.config.HAProxy.Binary = binary
 	n.logger, n.log = logtest.NewNullLogger()
 	n.logger.SetLevel(logrus.DebugLevel)
 	for _, e := range edit {
@@ -213,16 +213,6 @@ func (n *node) sweeps(from, times int) {
 
 // resolves has the next start ask the test for the addresses of names, all the time.
 func (n *node) resolves(known *names) { n.names = known }
-
-// metrics are the agent's numbers as they are scraped.
-func (n *node) metrics() string {
-	n.t.Helper()
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(n.agent.Collector())
-	w := httptest.NewRecorder()
-	n.agent.Handler(reg).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	return w.Body.String()
-}
 
 // hear has the registry list these instances of svc, as in the words of instances.
 func (n *node) hear(words ...string) { n.hearOf("svc", instances(n.t, words...)...) }

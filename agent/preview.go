@@ -55,15 +55,29 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	if err != nil {
 		return nil, err
 	}
+	unheard := len(notes) > 0
 	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
+	state, err := stateOf(c)
+	if err != nil {
+		notes = append(notes, err.Error()+"; the ids that it holds are not known")
+	}
+	k.inherit(c, state)
 	k.all(views, nil)                      // asks for the names
 	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
+	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {
-		for _, r := range w.backends[n].refused {
-			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
+		b := w.backends[n]
+		for _, r := range b.refused {
+			what := "is left out"
+			if r.Kept {
+				what = "is used without options"
+			}
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s %s: %s", b.service, r.Instance.Endpoint, what, r.Reason))
+		}
+		if b.surplus > 0 {
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %d instances are left out: there are more than haproxy.max_servers", b.service, b.surplus))
 		}
 	}
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {

@@ -430,6 +430,9 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
 		Attached: r.attached, Mine: r.mine,
 	}
+	for k := range view.Drained {
+		delete(r.settled, k.Backend) // time changed it, not what is wanted
+	}
 	for _, name := range due {
 		view.Drain[name] = w.backends[name].drain > 0
 		view.Gate[name] = w.backends[name].gate

@@ -22,7 +22,8 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h := HAProxy{
 		Present: n != nil, Binary: "haproxy", BindAddress: "127.0.0.1",
 		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
-		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour, MaxServerID: 65535,
+		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour,
+		RegistryOptions: DefaultRegistryOptions(), MaxServers: 20000,
 	}
 	t := root.sub("haproxy")
 	if t == nil {
@@ -56,11 +57,11 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.HealthGate = t.flag("health_gate", false)
 	h.DeleteAfter = t.duration("delete_after", 0, 0)
 	h.ShutdownSessionsAfter = t.duration("shutdown_sessions_after", 0, 0)
-
-	t.later("state_file_path", "state_file_ttl", "max_server_id")
 	h.StateFilePath = t.filePath("state_file_path", "")
 	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
-	h.MaxServerID = int(t.whole("max_server_id", int64(h.MaxServerID), 1, 1<<31-1))
+	t.ignored("max_server_id", "ids follow from the servers' addresses and are at most 1048575")
+	h.RegistryOptions = t.registryOptions("registry_options")
+	h.MaxServers = int(t.whole("max_servers", int64(h.MaxServers), 1, 1<<20-1))
 
 	r.gate = h.HealthGate
 
@@ -93,6 +94,40 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	}
 	t.done()
 	return h
+}
+
+// DefaultRegistryOptions are the option words that registrations may use unless the file says otherwise.
+func DefaultRegistryOptions() []string { return []string{"weight", "backup", "maxconn", "slowstart"} }
+
+// RegistryWords are the option words that a file can allow registrations to use: those that concern the registration's
+// own server alone, and whose arguments are checked.
+func RegistryWords() []string {
+	return []string{
+		"weight", "backup", "maxconn", "slowstart",
+		"check", "cookie", "disabled", "downinter", "enabled", "error-limit", "fall", "fastinter", "id", "inter", "maxqueue",
+		"minconn", "observe", "on-error", "on-marked-down", "on-marked-up", "port", "proto", "rise", "send-proxy", "send-proxy-v2",
+	}
+}
+
+// registryOptions are words of RegistryWords.
+func (t *table) registryOptions(key string) []string {
+	n := t.value(key)
+	if n == nil {
+		return DefaultRegistryOptions()
+	}
+	words := t.lines(key) // none is a choice
+	broken := slices.ContainsFunc(n.items, func(it *node) bool { return it.broken })
+	for i, w := range words {
+		if broken || slices.Contains(RegistryWords(), w) {
+			continue
+		}
+		it, path := n, join(t.path, key)
+		if n.kind == list {
+			it, path = n.items[i], index(path, i)
+		}
+		t.r.mismatch(it, path, "an option that registrations can be allowed to use", "choose from "+strings.Join(RegistryWords(), ", "))
+	}
+	return words
 }
 
 // runPaths fills in where the files of a HAProxy that Myelin runs are. Its master socket is beside its configuration.

@@ -63,9 +63,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	haproxytest.Require(t)
-	binary, err := haproxytest.Binary()
-	require.NoError(t, err)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	log, hook := logtest.NewNullLogger()
 	h := &host{t: t, dir: dir, port: haproxytest.FreePort(t), hook: hook, o: ProcessOptions{
