@@ -110,6 +110,7 @@ func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	for _, e := range edit {
 		e(n.config)
 	}
+	n.config = withNames(t.Context(), n.config)
 	n.writeFile(fileOf(n.config).Render(nil))
 	n.startHAProxy()
 	t.Cleanup(func() {
