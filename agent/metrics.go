@@ -78,7 +78,7 @@ var (
 	descNames     = prometheus.NewDesc("myelin_discovery_unresolved", "Host names of registrations that do not resolve; their last addresses stay in use where they are known.", []string{"service"}, nil)
 	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
-	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
+	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
 	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
@@ -150,12 +150,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, h := range st.HAProxy {
 		gauge(descUp, bit(h.Connected), h.Socket)
-	}
-	if len(st.HAProxy) > 0 { // several processes of one configuration hold the same servers
-		for name, n := range st.HAProxy[0].Backends {
-			gauge(descServers, float64(n.Ready), name, "ready")
-			gauge(descServers, float64(n.Drain), name, "drain")
-			gauge(descServers, float64(n.Maint), name, "maint")
+		if !h.Connected {
+			continue // what it had says nothing of what it has
+		}
+		for name, n := range h.Backends {
+			gauge(descServers, float64(n.Ready), h.Socket, name, "ready")
+			gauge(descServers, float64(n.Drain), h.Socket, name, "drain")
+			gauge(descServers, float64(n.Maint), h.Socket, name, "maint")
 		}
 	}
 }
