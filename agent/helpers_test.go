@@ -73,6 +73,7 @@ type node struct {
 	log     *logtest.Hook
 	logger  *logrus.Logger
 
+	names    *names               // nil: the system's nameserver
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
 	gen      *generation
@@ -175,6 +176,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 			e(r)
 		}
 	}
+	if n.names != nil {
+		g.resolver.lookup, g.resolver.every = n.names.lookup, 10*time.Millisecond
+	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -207,6 +211,9 @@ func (n *node) sweeps(from, times int) {
 		return nil
 	})
 }
+
+// resolves has the next start ask the test for the addresses of names, all the time.
+func (n *node) resolves(known *names) { n.names = known }
 
 // hear has the registry list these instances of svc, as in the words of instances.
 func (n *node) hear(words ...string) { n.hearOf("svc", instances(n.t, words...)...) }
