@@ -27,6 +27,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
 // binary is the myelin that the end-to-end tests run: built once, with the race detector when the tests have it.
@@ -42,6 +43,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		if other := os.Getenv(haproxytest.BinaryVariable); other != "" {
+			// For the agents that run their HAProxy themselves, and look for it in PATH.
+			os.Setenv("PATH", filepath.Dir(other)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		}
 		if binary, err = clitest.Build(".", dir, raceEnabled); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/hex"
 	"net/netip"
@@ -19,14 +20,17 @@ const gateInterval = "250ms"
 
 // backend is a service as HAProxy is to have it, before its servers are looked at: what a server line of it needs.
 type backend struct {
-	name    string        // HAProxy's section
-	options []string      // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
-	cookies bool          // a cookie directive is in force, so that servers need their cookie
-	hash    bool          // cookie_value_method = "hash"
-	weights bool          // weights of the registry are used
-	foreign []string      // names of servers written by hand into the backend
-	drain   time.Duration // a leaving server drains for so long first
-	gate    bool          // a new server waits for HAProxy's first good check
+	name    string              // HAProxy's section
+	options []string            // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
+	cookies bool                // a cookie directive is in force, so that servers need their cookie
+	hash    bool                // cookie_value_method = "hash"
+	weights bool                // weights of the registry are used
+	foreign []string            // names of servers written by hand into the backend
+	drain   time.Duration       // a leaving server drains for so long first
+	gate    bool                // a new server waits for HAProxy's first good check
+	allowed map[string]bool     // option words that registrations may use
+	ids     map[haproxy.Key]int // of servers that keep an id which is not Myelin's
+	most    int                 // servers that the backend may have; 0: any number
 
 	lines, defaultsLines []string // they decide what can be done at run time
 }
@@ -49,18 +53,20 @@ func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Se
 		hash:    cs.HAProxy.CookieValueHash,
 		weights: c.HAProxy.UseNerveWeights,
 		foreign: handWritten(lines),
-		lines:   lines, defaultsLines: defaults,
+		allowed: allowedWords(c.HAProxy.RegistryOptions), most: c.HAProxy.MaxServers,
+		lines: lines, defaultsLines: defaults,
 	}
 }
 
 // resolve turns a host name into an address; ok is false while the name is unknown.
 type resolve func(host, server string) (ip netip.Addr, ok bool)
 
-// refused is an instance that cannot become a server, with the reason.
+// refused is an instance that cannot become a server, or not as it asks, with the reason.
 type refused struct {
 	Instance discovery.Instance
 	Reason   string
 	Unknown  bool // it could be one, but its address is not known yet
+	Kept     bool // it is one, without the options that Reason names
 }
 
 // memo is the last result of servers for a service, so that a change of one instance of ten thousand is worked out
@@ -69,91 +75,198 @@ type memo struct {
 	active  []discovery.Instance
 	at      []int32          // of active, one each: its place in servers; -1 where there is none, or it is not to be kept
 	asked   []int            // of servers, one each: the id that the registration asks for
+	ignored []string         // of servers, one each: the options that were left out
 	servers []haproxy.Server // with the ids that they were given
+	plain   bool             // every instance became a server of an address, with the id that it asks for if any
+	probed  []idRange        // of those that wanted an id that another had
 }
 
-// find returns the server that in became the last time, without its id. Both lists are mostly in the same order, so
-// that the search begins where the last one ended.
-func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
+// idRange are the ids that a server was refused, because others had them: from the one it wanted to the one before it
+// was given. It goes round at the end.
+type idRange struct{ from, to int }
+
+func (r idRange) has(id int) bool {
+	if r.from <= r.to {
+		return r.from <= id && id < r.to
+	}
+	return id >= r.from || id < r.to
+}
+
+// refusedIDs are the ids that the servers were refused. ok is false when one was refused an id that it asks for: such a
+// case is worked out whole.
+func refusedIDs(servers []haproxy.Server, asked []int) (out []idRange, ok bool) {
+	for i, s := range servers {
+		s.ID = asked[i]
+		if w := haproxy.WantedID(s); w != servers[i].ID {
+			if asked[i] != 0 {
+				return nil, false
+			}
+			out = append(out, idRange{w, servers[i].ID})
+		}
+	}
+	return out, true
+}
+
+// place is where the server is that in became the last time, or -1. Both lists are mostly in the same order, so that the
+// search begins where the last one ended.
+func (m *memo) place(in *discovery.Instance, at *int) int32 {
 	if m == nil {
-		return haproxy.Server{}, false
+		return -1
 	}
 	for i := *at; i < len(m.active) && i < *at+reach; i++ {
 		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
 			*at = i + 1
-			place := m.at[i]
-			if place < 0 {
-				return haproxy.Server{}, false
-			}
-			s := m.servers[place]
-			s.ID = m.asked[place]
-			return s, true
+			return m.at[i]
 		}
 	}
-	return haproxy.Server{}, false
+	return -1
 }
 
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
 // Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
 func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) ([]haproxy.Server, []refused) {
-	next := memo{active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active))}
+	if out, bad, ok := b.few(active, lookup, m); ok {
+		return out, bad
+	}
+	next := memo{plain: true, active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active)), ignored: make([]string, 0, len(active))}
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
 	at := 0
 	for i := range active {
 		in := &active[i]
-		s, known := m.find(in, &at)
-		why := ""
-		if !known {
-			s, why = b.server(*in, lookup)
+		var s haproxy.Server
+		var ignored, why string
+		if place := m.place(in, &at); place >= 0 {
+			s, ignored = m.servers[place], m.ignored[place]
+			s.ID = m.asked[place]
+		} else {
+			s, ignored, why = b.server(*in, lookup)
 		}
 		next.at[i] = -1
 		switch {
 		case why != "":
 			_, isIP := in.Endpoint.IP()
 			bad = append(bad, refused{Instance: *in, Reason: why, Unknown: !isIP && !s.Addr.IsValid()})
+			next.plain = false
 		case names[s.Name]:
 			bad = append(bad, refused{Instance: *in, Reason: "another registration has the same server name " + s.Name})
+			next.plain = false
 		default:
 			names[s.Name] = true
 			if _, isIP := in.Endpoint.IP(); isIP {
 				next.at[i] = int32(len(out))
+			} else {
+				next.plain = false
 			}
 			out = append(out, s)
-			next.asked = append(next.asked, s.ID)
+			next.asked, next.ignored = append(next.asked, s.ID), append(next.ignored, ignored)
+			if ignored != "" {
+				bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(ignored), Kept: true})
+			}
 		}
 	}
 	haproxy.AssignIDs(out)
+	if next.plain && m != nil {
+		next.probed, next.plain = refusedIDs(out, next.asked)
+	}
 	if next.servers = out; m != nil {
 		*m = next
 	}
 	return out, bad
 }
 
-func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, string) {
+// leaves tells whether the servers from place from to place to can be left out without another server getting another
+// id, and returns the place behind to; -1: they cannot.
+func (m *memo) leaves(from, to int) int {
+	for _, s := range m.servers[from:to] {
+		for _, r := range m.probed {
+			if r.has(s.ID) {
+				return -1
+			}
+		}
+	}
+	return to + 1
+}
+
+// fewNew is how many new instances are worked out beside what is known of all others.
+const fewNew = 16
+
+// few is servers for the usual case: after a plain one, some left and at most a few joined, which are as plain. ok is
+// false when it is not that case.
+func (b backend) few(active []discovery.Instance, lookup resolve, m *memo) (out []haproxy.Server, bad []refused, ok bool) {
+	if m == nil || !m.plain || len(active) > len(m.active)+fewNew {
+		return nil, nil, false
+	}
+	next := memo{plain: true, probed: m.probed, active: active, at: make([]int32, len(active)), asked: make([]int, len(active)), ignored: make([]string, len(active))}
+	out = make([]haproxy.Server, len(active))
+	var joined []int
+	at, left := 0, 0
+	for i := range active {
+		in := &active[i]
+		next.at[i] = int32(i)
+		if place := m.place(in, &at); place >= 0 {
+			if left = m.leaves(left, int(place)); left < 0 {
+				return nil, nil, false
+			}
+			out[i], next.asked[i], next.ignored[i] = m.servers[place], m.asked[place], m.ignored[place]
+		} else {
+			if joined = append(joined, i); len(joined) > fewNew {
+				return nil, nil, false
+			}
+			s, ignored, why := b.server(*in, lookup)
+			if _, isIP := in.Endpoint.IP(); !isIP || why != "" {
+				return nil, nil, false
+			}
+			next.asked[i], next.ignored[i] = s.ID, ignored
+			s.ID = haproxy.WantedID(s)
+			out[i] = s
+		}
+		if next.ignored[i] != "" {
+			bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(next.ignored[i]), Kept: true})
+		}
+	}
+	if m.leaves(left, len(m.servers)) < 0 {
+		return nil, nil, false
+	}
+	for _, i := range joined {
+		for j := range out {
+			if i != j && (out[i].ID == out[j].ID || out[i].Name == out[j].Name) {
+				return nil, nil, false
+			}
+		}
+	}
+	next.servers = out
+	*m = next
+	return out, bad, true
+}
+
+// server makes one instance a server. ignored are options of its registration that are left out; why, when it is not
+// empty, says why it cannot be one.
+func (b backend) server(in discovery.Instance, lookup resolve) (s haproxy.Server, ignored, why string) {
 	host, port := in.Endpoint.Host(), in.Endpoint.Port()
-	s := haproxy.Server{Name: haproxy.ServerName(in.Name, host, port), Weight: 1, ID: in.ServerID}
+	s = haproxy.Server{Name: haproxy.ServerName(in.Name, host, port), Weight: 1, ID: in.ServerID}
 
 	ip, isIP := in.Endpoint.IP()
 	if !isIP {
 		var ok bool
 		if ip, ok = lookup(host, s.Name); !ok {
-			return s, "the name " + host + " does not resolve"
+			return s, "", "the name " + host + " does not resolve"
 		}
 	}
 	s.Addr = netip.AddrPortFrom(ip, port)
 
-	allowed := in.ServerOptions
+	own := in.ServerOptions
 	if in.Node == "" { // a server of the configuration: its options are the operator's
-		allowed = expand(allowed, s.Name, host, port)
+		own = expand(own, s.Name, host, port)
 	} else {
-		var dropped []string
-		if allowed, dropped = haproxy.RegistryOptions(in.ServerOptions); len(dropped) > 0 {
-			return s, "haproxy_server_options: " + strings.Join(dropped, " ") + " is not allowed from the registry"
+		v := haproxy.RegistryOptions(own, b.allowed)
+		if len(v.Refused) > 0 {
+			return s, "", optionsNotAllowed(strings.Join(v.Refused, ", "))
 		}
+		own, ignored = v.Words, strings.Join(v.Ignored, ", ")
 	}
-	o := readOptions(append(expand(b.options, s.Name, host, port), allowed...))
+	o := readOptions(append(expand(b.options, s.Name, host, port), own...))
 	s.Options = o.words
 	if o.weight != nil {
 		s.Weight = *o.weight
@@ -164,6 +277,9 @@ func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, 
 	s.Weight = min(max(s.Weight, 0), 256)
 	if o.id != 0 {
 		s.ID = o.id
+	}
+	if s.ID == 0 {
+		s.ID = b.ids[haproxy.Key{Backend: b.name, Server: s.Name}]
 	}
 	if o.disabled {
 		s.Admin = haproxy.Maint
@@ -177,7 +293,52 @@ func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, 
 			}
 		}
 	}
-	return s, ""
+	return s, ignored, ""
+}
+
+func optionsNotAllowed(options string) string {
+	return "haproxy_server_options: not allowed from the registry: " + options + "; see haproxy.registry_options"
+}
+
+// allowedWords are the option words that registrations may use; nil stands for the usual ones.
+func allowedWords(words []string) map[string]bool {
+	if words == nil {
+		words = config.DefaultRegistryOptions()
+	}
+	allowed := make(map[string]bool, len(words))
+	for _, w := range words {
+		allowed[w] = true
+	}
+	return allowed
+}
+
+// within leaves out what a backend is too small for, and counts it. The configuration's own servers stay, and of the
+// registry's those that were registered first, by ZooKeeper's clock: every host leaves out the same ones, and a flood
+// of new registrations takes nobody's place. active is not changed, and its order is kept.
+func (b backend) within(active []discovery.Instance) (kept []discovery.Instance, surplus int) {
+	if b.most == 0 || len(active) <= b.most {
+		return active, 0
+	}
+	order := make([]int, len(active))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		x, y := &active[i], &active[j]
+		switch {
+		case x.Node == "" && y.Node != "":
+			return -1
+		case x.Node != "" && y.Node == "":
+			return 1
+		}
+		return cmp.Or(x.Created.Compare(y.Created), x.Compare(y))
+	})
+	first := order[:b.most]
+	slices.Sort(first)
+	for _, i := range first {
+		kept = append(kept, active[i])
+	}
+	return kept, len(active) - b.most
 }
 
 // options are a server's option words with those that Myelin sets by other means taken out.
@@ -279,6 +440,7 @@ func fileOf(c *config.Agent) haproxy.File {
 	f := haproxy.File{
 		Global: h.Global, Defaults: h.Defaults,
 		SharedFrontend: h.SharedFrontend, Seed: h.ServerOrderSeed,
+		DistinctNames: h.FrontendNames == "distinct",
 	}
 	if h.DoSocket && len(h.SocketFilePaths) > 0 {
 		f.AdminSocket = h.SocketFilePaths[0]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
@@ -83,8 +84,13 @@ func TestServers(t *testing.T) {
 			instances(t, "a@nowhere.example.com:80", "b@10.0.0.1:80"),
 			[]string{"b_10.0.0.1:80 10.0.0.1:80 weight=1"}, "does not resolve"},
 		{"options that the registry may not set", agent(func(*config.Agent, *config.Service) {}),
-			hostile("source", "1.2.3.4"), nil, "not allowed from the registry"},
-		{"disabled by the registration", agent(func(*config.Agent, *config.Service) {}),
+			hostile("source", "1.2.3.4"), nil, "not allowed from the registry: source 1.2.3.4"},
+		{"options that only tune are left out", agent(func(*config.Agent, *config.Service) {}),
+			hostile("check", "maxconn", "5", "rise", "2"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1 maxconn 5"},
+			"not allowed from the registry: check, rise 2"},
+		{"a standby that may not say so is no member either", agent(func(c *config.Agent, _ *config.Service) { c.HAProxy.RegistryOptions = []string{} }),
+			hostile("backup"), nil, "not allowed from the registry: backup"},
+		{"disabled by the registration", agent(func(c *config.Agent, _ *config.Service) { c.HAProxy.RegistryOptions = []string{"disabled"} }),
 			hostile("disabled"), []string{"a_10.0.0.1:80 10.0.0.1:80 weight=1 maint"}, ""},
 		{"IPv6", agent(func(*config.Agent, *config.Service) {}), instances(t, "a@2001:db8::1:80"),
 			[]string{"a_2001:db8::1:80 [2001:db8::1]:80 weight=1"}, ""},
@@ -172,4 +178,32 @@ func TestUnresolvedIsNotGone(t *testing.T) {
 		haproxy.View{Foreign: foreign(w, w.names())})
 	require.NotContains(t, plan.String(), running.Name)
 	require.Contains(t, plan.String(), "set server svc/"+gone.Name+" state maint")
+}
+
+// TestMemoChangesNothing: what is remembered of the last time saves work and changes no result, whatever joined, left or
+// changed, and whichever servers want one id (several names at one address do).
+func TestMemoChangesNothing(t *testing.T) {
+	b := backend{name: "svc", options: []string{"check"}, weights: true}
+	rapid.Check(t, func(t *rapid.T) {
+		m := &memo{}
+		for range rapid.IntRange(2, 6).Draw(t, "changes") {
+			var active []discovery.Instance
+			for n := range 24 {
+				if rapid.IntRange(0, 4).Draw(t, "there") == 0 {
+					continue
+				}
+				payload := fmt.Sprintf(`{"host":"10.0.0.%d","port":80,"name":"i-%d","weight":%d}`, n/3, n%3, rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "weight"))
+				in, err := discovery.DecodeNerve(fmt.Sprintf("n%d_%010d", n, n), []byte(payload))
+				require.NoError(t, err)
+				if rapid.IntRange(0, 40).Draw(t, "id") == 0 {
+					in.ServerID = rapid.SampledFrom([]int{1, haproxy.WantedID(haproxy.Server{Addr: netip.MustParseAddrPort("10.0.0.1:80")})}).Draw(t, "asked")
+				}
+				active = append(active, in)
+			}
+			got, bad := b.servers(active, nil, m)
+			want, wantBad := b.servers(active, nil, nil)
+			require.Equal(t, want, got)
+			require.Equal(t, wantBad, bad)
+		}
+	})
 }

@@ -88,7 +88,7 @@ func serviceNamed(name string) config.Service {
 func nodeConfig(dir string) *config.Agent {
 	c := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
 	c.HAProxy = config.HAProxy{
-		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
+		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true, RegistryOptions: config.RegistryWords(),
 		ConfigFilePath: filepath.Join(dir, "haproxy.cfg"), SocketFilePaths: []string{haproxytest.Socket(dir)},
 		ReloadCommand:   fmt.Sprintf("echo reload >> %[1]s/reloads; kill -USR2 $(cat %[1]s/pid)", dir),
 		RestartInterval: 20 * time.Millisecond,
@@ -100,14 +100,16 @@ func nodeConfig(dir string) *config.Agent {
 // configuration. The agent is started with start.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
-	haproxytest.Require(t)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	n := &node{t: t, config: nodeConfig(dir), feeds: map[string]feed{}}
+	n.config.HAProxy.Binary = binary
 	n.logger, n.log = logtest.NewNullLogger()
 	n.logger.SetLevel(logrus.DebugLevel)
 	for _, e := range edit {
 		e(n.config)
 	}
+	n.config = withNames(t.Context(), n.config)
 	n.writeFile(fileOf(n.config).Render(nil))
 	n.startHAProxy()
 	t.Cleanup(func() {
@@ -149,7 +151,7 @@ func (n *node) start(grace time.Duration) {
 	n.startWith(n.config, grace, nil)
 }
 
-func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view) {
+func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view, edit ...func(*reconciler)) {
 	n.t.Helper()
 	if grace == 0 {
 		grace = time.Hour
@@ -169,6 +171,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	}
 	for _, r := range g.haproxys {
 		r.socket = n.tap.path
+		for _, e := range edit {
+			e(r)
+		}
 	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -44,6 +44,7 @@ func (p Preview) Pending() bool {
 // What cannot be reached is noted; the services that were not heard of keep what the file has. asked is false for a
 // preview of the file alone.
 func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, asked bool) (*Preview, error) {
+	c = withNames(ctx, c)
 	a := New(Options{Config: c, Log: log})
 	defer a.closeSessions(nil)
 	text, err := os.ReadFile(c.HAProxy.ConfigFilePath)
@@ -55,17 +56,31 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	if err != nil {
 		return nil, err
 	}
+	unheard := len(notes) > 0
 	names := newResolver(onDisk, log)
 	k := newComposer(c, names.resolve, onDisk)
+	state, err := stateOf(c)
+	if err != nil {
+		notes = append(notes, err.Error()+"; the ids that it holds are not known")
+	}
+	k.inherit(c, state)
 	k.all(views, nil) // asks for the names
 	for _, host := range names.due(false) {
 		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
 	}
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
+	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {
-		for _, r := range w.backends[n].refused {
-			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
+		b := w.backends[n]
+		for _, r := range b.refused {
+			what := "is left out"
+			if r.Kept {
+				what = "is used without options"
+			}
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s %s: %s", b.service, r.Instance.Endpoint, what, r.Reason))
+		}
+		if b.surplus > 0 {
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %d instances are left out: there are more than haproxy.max_servers", b.service, b.surplus))
 		}
 	}
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {
@@ -73,7 +88,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	}
 	if asked && c.HAProxy.DoSocket {
 		for _, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, socket, w, onDisk, text)
+			p.ask(ctx, c, socket, w, onDisk, text)
 		}
 	} else if asked && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"
@@ -128,7 +143,7 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
@@ -136,8 +151,18 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(),
-		reload: func(reason string) { p.Reload = reason },
+		attached: !cfg.HAProxy.DoWrites,
+		reload: func(reason string) {
+			if !cfg.HAProxy.DoWrites && !cfg.HAProxy.DoReloads {
+				p.Notes = append(p.Notes, "HAProxy at "+socket+": "+reason)
+				return
+			}
+			p.Reload = reason
+		},
 		loaded: func(_, static string, found bool) {
+			if !cfg.HAProxy.DoWrites {
+				return // its file is not ours
+			}
 			if !found {
 				static = haproxy.StaticOfText(text)
 			}
@@ -161,6 +186,9 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		return
 	}
 	r.inherit(w, actual)
+	for name := range actual {
+		r.fresh[name] = true
+	}
 	t.Plan = r.plan(actual, w, w.names())
 }
 

@@ -46,6 +46,10 @@ type reconciler struct {
 	wake    <-chan struct{} // capacity one: wanted changed
 	suspect <-chan struct{} // capacity one: HAProxy may be another process now
 	grace   time.Duration   // between maint and delete; 0: by version
+
+	attached bool    // others write HAProxy's file, see attach.go
+	before   *memory // of the configuration before; nil: none
+
 	reload  func(reason string)
 	loaded  func(socket, static string, found bool) // tells what the running process was started with
 	log     logrus.FieldLogger
@@ -62,6 +66,8 @@ type reconciler struct {
 	// The reconciler's own, touched only by its goroutine.
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
+	mine     map[haproxy.Key]bool        // servers that are ours whatever their ids
+	absent   []string                    // backends that the file of others lacks, sorted
 	done     map[string]uint64           // revision of each backend that HAProxy has confirmed
 	actual   haproxy.State               // as read, and as confirmed since
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
@@ -101,6 +107,7 @@ type haproxyStatus struct {
 	Rounds    uint64            `json:"rounds"`
 	Failed    []string          `json:"failed_commands,omitempty"` // of the last round
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
+	Absent    []string          `json:"absent_backends,omitempty"` // those that the file of others lacks
 	Backends  map[string]counts `json:"backends"`
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
 
@@ -240,6 +247,7 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if met {
 		r.inherit(w, r.actual)
 	}
+	r.noteAbsent(w, due)
 	plan := r.plan(r.actual, w, due)
 	results := c.Apply(ctx, plan)
 	r.metrics.round(time.Since(began), results)
@@ -329,6 +337,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
+	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
 	}
@@ -411,6 +420,7 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 // less what is more than a round's share.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
+	r.recognise(actual, desired)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
@@ -418,6 +428,10 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	view := haproxy.View{
 		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
+		Attached: r.attached, Mine: r.mine,
+	}
+	for k := range view.Drained {
+		delete(r.settled, k.Backend) // time changed it, not what is wanted
 	}
 	for _, name := range due {
 		view.Drain[name] = w.backends[name].drain > 0

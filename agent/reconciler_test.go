@@ -3,8 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/haproxy"
-	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
 // TestChangeReadsNothing: a join is its own commands and no reading of the table, however large that is.
@@ -221,54 +218,6 @@ func TestRetireThenDelete(t *testing.T) {
 		"set server svc/b_127.0.0.1:82 state ready",
 		"del server svc/c_127.0.0.1:83",
 	}, n.tap.since(from))
-}
-
-// TestNoDeleteWhileBusy: a server with a connection is not deleted; it is looked at again.
-func TestNoDeleteWhileBusy(t *testing.T) {
-	t.Parallel()
-	port := haproxytest.FreePort(t)
-	n := newNode(t, func(c *config.Agent) {
-		c.Services[0].HAProxy.Port, c.Services[0].HAProxy.PortSet = uint16(port), true
-		c.Services[0].HAProxy.BindAddress = "127.0.0.1"
-		c.Services[0].HAProxy.Listen = []string{"mode tcp"}
-		c.HAProxy.Defaults = []string{"timeout connect 1s", "timeout client 1m", "timeout server 1m", "balance roundrobin"}
-	})
-	// The instance holds each connection for as long as the client does.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
-	n.start(50 * time.Millisecond)
-	n.hear("a@" + l.Addr().String())
-	n.has("svc", "a")
-
-	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "x")
-	require.NoError(t, err)
-	_, err = io.ReadFull(conn, make([]byte, 1))
-	require.NoError(t, err, "the connection reaches the instance")
-
-	from := n.tap.count()
-	n.hear("b@127.0.0.1:82")
-	n.has("svc", "a:maint b")
-	n.sweeps(from, 3)
-	require.Equal(t, -1, n.tap.position(from, "del server"), "a server in use is not touched")
-	n.has("svc", "a:maint b")
-	conn.Close()
-	n.has("svc", "b")
 }
 
 // TestDisabledIsNotRetired: a server in maintenance by its own intent is wanted there.

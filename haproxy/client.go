@@ -509,14 +509,16 @@ const usualSpace = 16 << 10
 
 // makeRoom has at least 4 KB behind what is unread.
 func (c *Client) makeRoom() {
-	switch {
-	case len(c.unread) == 0 && cap(c.space) == usualSpace:
-		c.unread = c.space
-	case len(c.unread) == 0: // the first reply, or a dump came before
+	const room = 4 << 10
+	switch n := len(c.unread); {
+	case n == 0 && cap(c.space) != usualSpace: // the first reply, or a dump came before
 		c.space = make([]byte, 0, usualSpace)
 		c.unread = c.space
-	case cap(c.unread)-len(c.unread) < 4096:
-		c.space = append(make([]byte, 0, max(usualSpace, 2*len(c.unread))), c.unread...)
+	case cap(c.unread)-n >= room:
+	case n+room <= cap(c.space):
+		c.unread = append(c.space[:0], c.unread...) // its own bytes, moved to the front
+	default:
+		c.space = append(make([]byte, 0, max(usualSpace, 2*n+room)), c.unread...)
 		c.unread = c.space
 	}
 }
