@@ -81,7 +81,7 @@ func (r *rig) awaitAgent(n int) {
 			}
 		}
 		require.True(r.b, time.Now().Before(deadline), "not %d in rotation\n%s", n, r.program.Log())
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -170,6 +170,7 @@ func joinsBeside(b *testing.B, n int) map[string]float64 {
 	time.Sleep(3 * time.Second) // the start's own work is over
 	idle := quiet.take()
 	var commands, octets, times []float64
+	cpu := r.cpuOf(r.program.Pid())
 	for i := range joins {
 		name := fmt.Sprintf("new%04d", i)
 		server := haproxy.ServerName(name, registrationHost(n+i), uint16(fresh))
@@ -186,8 +187,9 @@ func joinsBeside(b *testing.B, n int) map[string]float64 {
 		octets = append(octets, float64(after.bytes-before.bytes))
 	}
 	busy := quiet.take()
+	cpu = r.cpuOf(r.program.Pid()) - cpu
 	return map[string]float64{
-		"commands": median(commands), "bytes": median(octets), "join-p50": quantile(times, 0.5),
+		"agent-cpu-ms": cpu / joins, "commands": median(commands), "bytes": median(octets), "join-p50": quantile(times, 0.5),
 		"p99-to-idle": quantile(busy, 0.99) / quantile(idle, 0.99),
 	}
 }
