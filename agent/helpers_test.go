@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -378,14 +379,15 @@ type tap struct {
 
 	mu    sync.Mutex
 	dials int
-	live  int // connections
-	most  int // of them at a time
+	most  int // connections at a time
 	guest int // of them, the test's own
 	lines []string
 	done  []string                // those that were answered
 	fault func(line string) fault // nil: none
 	open  map[net.Conn]bool
-	ended bool
+
+	clients map[net.Conn]bool // of open, those of the agent's side
+	ended   bool
 }
 
 // fault is what happens to a command instead of being passed on and answered.
@@ -398,7 +400,7 @@ type fault struct {
 
 func newTap(t *testing.T, target string) *tap {
 	t.Helper()
-	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}}
+	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}, clients: map[net.Conn]bool{}}
 	l, err := net.Listen("unix", p.path)
 	require.NoError(t, err)
 	var all sync.WaitGroup
@@ -428,6 +430,20 @@ func newTap(t *testing.T, target string) *tap {
 	return p
 }
 
+// hungUp tells whether the other side has closed a connection, which whoever reads from it may not have noticed yet.
+func hungUp(c net.Conn) bool {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil
+	})
+	return gone || err != nil
+}
+
 func (p *tap) hold(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -449,13 +465,19 @@ func (p *tap) serve(conn net.Conn) {
 	}
 	p.mu.Lock()
 	p.dials++
-	p.live++
-	p.most = max(p.most, p.live)
+	p.clients[conn] = true
+	live := 0
+	for c := range p.clients {
+		if !hungUp(c) {
+			live++
+		}
+	}
+	p.most = max(p.most, live)
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.live--
+		delete(p.clients, conn)
 	}()
 	up, err := net.Dial("unix", p.target)
 	if err != nil {
