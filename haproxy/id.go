@@ -68,7 +68,7 @@ func assignByGroups(servers []Server) bool {
 	slices.Sort(claims)
 	for rest := claims; len(rest) > 0; {
 		g := firstGroup(rest)
-		if wantedID(g[0])+len(g)-1 > MaxID {
+		if claimedID(g[0])+len(g)-1 > MaxID {
 			return false
 		}
 		rest = rest[len(g):]
@@ -81,12 +81,12 @@ func assignByGroups(servers []Server) bool {
 	return true
 }
 
-func wantedID(claim uint64) int { return int(claim >> 32) }
+func claimedID(claim uint64) int { return int(claim >> 32) }
 
 // firstGroup is the first group of sorted claims.
 func firstGroup(claims []uint64) []uint64 {
 	end := 1
-	for end < len(claims) && wantedID(claims[end]) < wantedID(claims[0])+end {
+	for end < len(claims) && claimedID(claims[end]) < claimedID(claims[0])+end {
 		end++
 	}
 	return claims[:end]
@@ -95,7 +95,7 @@ func firstGroup(claims []uint64) []uint64 {
 // assignGroup gives the servers of one group the ids from the least that is claimed on, each the first that is free
 // from its own claim on.
 func assignGroup(servers []Server, claims []uint64) {
-	least := wantedID(claims[0])
+	least := claimedID(claims[0])
 	if len(claims) == 1 {
 		servers[uint32(claims[0])].ID = least
 		return
@@ -106,7 +106,7 @@ func assignGroup(servers []Server, claims []uint64) {
 		next[i] = i
 	}
 	for _, c := range claims {
-		at := wantedID(c) - least
+		at := claimedID(c) - least
 		for next[at] != at {
 			next[at] = next[next[at]] // halves the way for the searches behind this one
 			at = next[at]
@@ -115,6 +115,20 @@ func assignGroup(servers []Server, claims []uint64) {
 		next[at] = at + 1
 	}
 }
+
+// OwnID tells whether a server's id is one that AssignIDs gives: that of its address, or one of the next that are free.
+// Others were chosen by somebody else, such as Synapse, which counts from one.
+func OwnID(s Server) bool {
+	away := s.ID - idOf(s)
+	if away < 0 {
+		away += MaxID
+	}
+	return away < ownReach
+}
+
+// ownReach is how far AssignIDs may have searched. An id of another's making lies within it by a chance of 1 in 16,000,
+// and then it is replaced at the next reload, as if nobody had known it.
+const ownReach = 64
 
 func compareServers(a, b Server) int {
 	return cmp.Or(canonical(a.Addr).Compare(canonical(b.Addr)), cmp.Compare(a.Name, b.Name))
