@@ -47,8 +47,10 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
-	Curtailed []Rejected `json:"curtailed,omitempty"` // registrations in use, without options that they ask for
-	Surplus   int        `json:"surplus,omitempty"`   // instances left out because there are more than haproxy.max_servers
+	Curtailed []Rejected `json:"curtailed,omitempty"`     // registrations in use, without options that they ask for
+	Remote    bool       `json:"remote_config,omitempty"` // part of its configuration is the registry's
+	Problems  []string   `json:"remote_config_problems,omitempty"`
+	Surplus   int        `json:"surplus,omitempty"` // instances left out because there are more than haproxy.max_servers
 
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }

@@ -145,6 +145,11 @@ func (a *app) printStatus(st agent.Status) {
 		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
+	for _, s := range st.Services {
+		for _, p := range s.Problems {
+			fmt.Fprintf(a.out, "configuration of %s from the registry is not used: %s\n", s.Service, p)
+		}
+	}
 	a.printRegistrations(st.Registrations)
 	if a.output == "wide" {
 		for _, s := range st.Services {
