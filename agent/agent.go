@@ -33,6 +33,9 @@ type Options struct {
 	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
 	Sessions *Sessions
 
+	// Claims are the process's too. nil: nothing is claimed.
+	Claims *Claims
+
 	// Registrar is the process's other role, to be shown in the status. nil: it has none.
 	Registrar Registrar
 
@@ -80,7 +83,7 @@ func New(o Options) *Agent {
 // is, running. Neither a missing ZooKeeper nor a missing HAProxy is an error: both are waited for.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeSessions(nil)
-	next := &reload{config: a.o.Config, runs: make(chan struct{})}
+	next := &reload{config: withNames(ctx, a.o.Config), runs: make(chan struct{})}
 	var views map[string]view
 	for n := 1; ; n++ {
 		g, err := a.newGeneration(next.config, n, views)
@@ -109,6 +112,12 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 	gctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { g.run(gctx) })
+	upgraded := make(chan *config.Agent, 1)
+	running.Go(func() {
+		if c := upgrade(gctx, g.config); c != nil {
+			upgraded <- c
+		}
+	})
 	defer running.Wait()
 	defer cancel()
 	select {
@@ -116,14 +125,22 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 		return nil
 	case next := <-a.reloads:
 		return next
+	case c := <-upgraded:
+		a.log.Info("HAProxy was upgraded; frontends get names of their own, which 3.3 and later require")
+		return &reload{config: c, runs: make(chan struct{})}
 	}
 }
 
 // Reload puts a new configuration in force: what is known of services that look where they looked stays known, and
-// HAProxy is untouched but for the difference. A configuration that HAProxy refuses is an error, and the old one stays
-// in force. It blocks until the new configuration runs or ctx is done.
+// HAProxy is untouched but for the difference. A configuration that HAProxy refuses is an error, and so is a socket that
+// another agent drives HAProxy through; the old one stays in force then. It blocks until the new configuration runs or
+// ctx is done.
 func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
+	cfg = withNames(ctx, cfg)
 	if err := a.judge(ctx, cfg); err != nil {
+		return err
+	}
+	if err := a.o.Claims.Take(ctx, cfg); err != nil {
 		return err
 	}
 	r := &reload{config: cfg, runs: make(chan struct{})}
@@ -134,6 +151,7 @@ func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
 	}
 	select {
 	case <-r.runs:
+		a.o.Claims.Keep(cfg)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +65,11 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")
 	}
 	onDisk := haproxy.ServersOfText(text)
-	g.resolver = newResolver(onDisk, a.log)
+	var before *resolver
+	if old := a.current.Load(); old != nil {
+		before = old.resolver
+	}
+	g.resolver = newResolver(onDisk, before, a.log)
 	var effective *config.Agent
 	g.remotes, effective = newRemotes(c, a.judgeRemote(c), g.log)
 	g.composer = newComposer(effective, g.resolver.resolve, onDisk)
@@ -113,11 +119,15 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			var suspect <-chan struct{} // nil: nobody tells, so the process is looked at periodically
 			if i == 0 && g.process != nil {
 				suspect = g.process.Started()
+			} else if i < len(g.file.operated) {
+				suspect = g.file.operated[i].Changed()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
-				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
+				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
+				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
+				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
-				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -174,6 +184,9 @@ func (g *generation) run(ctx context.Context) {
 	}
 	if g.process != nil {
 		all.Go(func() { g.process.Run(ctx) })
+	}
+	for _, o := range g.file.operated {
+		all.Go(func() { o.Run(ctx) })
 	}
 	all.Go(func() { g.awaitReady(ctx) })
 }
@@ -360,6 +373,8 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not asked yet")
 		case !st.Connected:
 			out = append(out, "HAProxy at "+r.socket+": "+st.Error)
+		case len(st.Absent) > 0:
+			out = append(out, "HAProxy at "+r.socket+": its configuration has no backend "+strings.Join(st.Absent, ", "))
 		case !st.Applied || st.reached != g.wanted.Load():
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}
@@ -420,6 +435,7 @@ func (g *generation) fill(st *Status) {
 			b = wantedBackend{backend: k.backends[i]}
 		}
 		s := serviceStatus(v, b, g.file.quarantine.reasons(b.name))
+		s.Unresolved = g.resolver.unresolved(v.active)
 		s.Remote, s.Problems = g.remotes.status(s.Service)
 		st.Services = append(st.Services, s)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ type node struct {
 	log     *logtest.Hook
 	logger  *logrus.Logger
 
+	names    *names               // nil: the system's nameserver
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
 	gen      *generation
@@ -100,14 +102,16 @@ func nodeConfig(dir string) *config.Agent {
 // configuration. The agent is started with start.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
-	haproxytest.Require(t)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	n := &node{t: t, config: nodeConfig(dir), feeds: map[string]feed{}}
+	n.config.HAProxy.Binary = binary
 	n.logger, n.log = logtest.NewNullLogger()
 	n.logger.SetLevel(logrus.DebugLevel)
 	for _, e := range edit {
 		e(n.config)
 	}
+	n.config = withNames(t.Context(), n.config)
 	n.writeFile(fileOf(n.config).Render(nil))
 	n.startHAProxy()
 	t.Cleanup(func() {
@@ -149,7 +153,7 @@ func (n *node) start(grace time.Duration) {
 	n.startWith(n.config, grace, nil)
 }
 
-func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view) {
+func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view, edit ...func(*reconciler)) {
 	n.t.Helper()
 	if grace == 0 {
 		grace = time.Hour
@@ -169,6 +173,12 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	}
 	for _, r := range g.haproxys {
 		r.socket = n.tap.path
+		for _, e := range edit {
+			e(r)
+		}
+	}
+	if n.names != nil {
+		g.resolver.lookup, g.resolver.every = n.names.lookup, 10*time.Millisecond
 	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -185,6 +195,26 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	})
 	n.t.Cleanup(n.stop)
 }
+
+// sweeps waits until the connections of retired servers were looked at so many times.
+func (n *node) sweeps(from, times int) {
+	n.t.Helper()
+	eventually(n.t, "connections are looked at", func() error {
+		seen := 0
+		for _, l := range n.tap.answered()[from:] {
+			if strings.HasPrefix(l, "show servers conn") {
+				seen++
+			}
+		}
+		if seen < times {
+			return fmt.Errorf("%d times", seen)
+		}
+		return nil
+	})
+}
+
+// resolves has the next start ask the test for the addresses of names, all the time.
+func (n *node) resolves(known *names) { n.names = known }
 
 // hear has the registry list these instances of svc, as in the words of instances.
 func (n *node) hear(words ...string) { n.hearOf("svc", instances(n.t, words...)...) }
@@ -299,27 +329,6 @@ func (n *node) connected() {
 	})
 }
 
-// readBack waits until what was changed in HAProxy has been read again.
-func (n *node) readBack() {
-	n.t.Helper()
-	eventually(n.t, "what was changed is read again", func() error {
-		read := -1
-		for i, l := range n.tap.answered() {
-			switch {
-			case strings.HasPrefix(l, "show servers state"):
-				read = i
-			case strings.HasPrefix(l, "show "), l == "prompt", strings.HasPrefix(l, "set severity"), strings.HasPrefix(l, "set timeout"):
-			default:
-				read = -1
-			}
-		}
-		if read < 0 {
-			return errors.New("not read since the last change")
-		}
-		return nil
-	})
-}
-
 // byHand sends one command past the agent, as a colleague with socat would.
 func (n *node) byHand(command string) {
 	n.t.Helper()
@@ -370,11 +379,15 @@ type tap struct {
 
 	mu    sync.Mutex
 	dials int
+	most  int // connections at a time
+	guest int // of them, the test's own
 	lines []string
 	done  []string                // those that were answered
 	fault func(line string) fault // nil: none
 	open  map[net.Conn]bool
-	ended bool
+
+	clients map[net.Conn]bool // of open, those of the agent's side
+	ended   bool
 }
 
 // fault is what happens to a command instead of being passed on and answered.
@@ -387,7 +400,7 @@ type fault struct {
 
 func newTap(t *testing.T, target string) *tap {
 	t.Helper()
-	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}}
+	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}, clients: map[net.Conn]bool{}}
 	l, err := net.Listen("unix", p.path)
 	require.NoError(t, err)
 	var all sync.WaitGroup
@@ -409,8 +422,26 @@ func newTap(t *testing.T, target string) *tap {
 		}
 		p.mu.Unlock()
 		all.Wait()
+		// HAProxy takes ten connections, of which people and exporters need some (its "stats maxconn").
+		if p.most > 2+p.guest {
+			t.Errorf("the agent had %d connections to HAProxy at a time", p.most-p.guest)
+		}
 	})
 	return p
+}
+
+// hungUp tells whether the other side has closed a connection, which whoever reads from it may not have noticed yet.
+func hungUp(c net.Conn) bool {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil
+	})
+	return gone || err != nil
 }
 
 func (p *tap) hold(c net.Conn) bool {
@@ -434,7 +465,20 @@ func (p *tap) serve(conn net.Conn) {
 	}
 	p.mu.Lock()
 	p.dials++
+	p.clients[conn] = true
+	live := 0
+	for c := range p.clients {
+		if !hungUp(c) {
+			live++
+		}
+	}
+	p.most = max(p.most, live)
 	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.clients, conn)
+	}()
 	up, err := net.Dial("unix", p.target)
 	if err != nil {
 		return

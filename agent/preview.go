@@ -44,6 +44,7 @@ func (p Preview) Pending() bool {
 // What cannot be reached is noted; the services that were not heard of keep what the file has. asked is false for a
 // preview of the file alone.
 func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, asked bool) (*Preview, error) {
+	c = withNames(ctx, c)
 	a := New(Options{Config: c, Log: log})
 	defer a.closeSessions(nil)
 	text, err := os.ReadFile(c.HAProxy.ConfigFilePath)
@@ -58,17 +59,15 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	unheard := len(notes) > 0
 	c, problems := previewRemote(c, views)
 	notes = append(notes, problems...)
-	names := newResolver(onDisk, log)
+	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
 		notes = append(notes, err.Error()+"; the ids that it holds are not known")
 	}
 	k.inherit(c, state)
-	k.all(views, nil) // asks for the names
-	for _, host := range names.due(false) {
-		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
-	}
+	k.all(views, nil)                      // asks for the names
+	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
 	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {
@@ -89,7 +88,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	}
 	if asked && c.HAProxy.DoSocket {
 		for _, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, socket, w, onDisk, text)
+			p.ask(ctx, c, socket, w, onDisk, text)
 		}
 	} else if asked && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"
@@ -171,16 +170,26 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-		retired: map[haproxy.Key]time.Time{}, unfit: map[string]string{},
+		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(),
-		reload: func(reason string) { p.Reload = reason },
+		attached: !cfg.HAProxy.DoWrites,
+		reload: func(reason string) {
+			if !cfg.HAProxy.DoWrites && !cfg.HAProxy.DoReloads {
+				p.Notes = append(p.Notes, "HAProxy at "+socket+": "+reason)
+				return
+			}
+			p.Reload = reason
+		},
 		loaded: func(_, static string, found bool) {
+			if !cfg.HAProxy.DoWrites {
+				return // its file is not ours
+			}
 			if !found {
 				static = haproxy.StaticOfText(text)
 			}
@@ -204,6 +213,9 @@ func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk hapr
 		return
 	}
 	r.inherit(w, actual)
+	for name := range actual {
+		r.fresh[name] = true
+	}
 	t.Plan = r.plan(actual, w, w.names())
 }
 

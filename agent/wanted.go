@@ -138,6 +138,11 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	return b
 }
 
+// wants tells whether a server of that name is wanted.
+func (b wantedBackend) wants(name string) bool {
+	return slices.ContainsFunc(b.servers, func(s haproxy.Server) bool { return s.Name == name })
+}
+
 // unresolved names the servers whose host names are not known. They are not gone: what HAProxy has of them stays.
 func (b wantedBackend) unresolved() []string {
 	var names []string
@@ -167,10 +172,10 @@ func ownOptions(active []discovery.Instance) map[string]bool {
 // same tells whether nothing changed that HAProxy would notice.
 func (b wantedBackend) same(old wantedBackend) bool {
 	return b.known == old.known && b.stale == old.stale && slices.Equal(b.lines, old.lines) &&
-		slices.EqualFunc(b.servers, old.servers, sameServer)
+		slices.EqualFunc(b.servers, old.servers, func(a, b haproxy.Server) bool { return sameServer(&a, &b) })
 }
 
-func sameServer(a, b haproxy.Server) bool {
+func sameServer(a, b *haproxy.Server) bool {
 	return a.Name == b.Name && a.Addr == b.Addr && a.ID == b.ID && a.Weight == b.Weight && a.Admin == b.Admin &&
 		a.Cookie == b.Cookie && slices.Equal(a.Options, b.Options)
 }

@@ -170,15 +170,18 @@ type HAProxy struct {
 
 	DoWrites, DoSocket, DoReloads bool // default true
 	DoChecks                      bool // default false
+	NoChecks                      bool // do_checks = false was given: nothing is checked, not even what is new
 
 	ConfigFilePath          string   // default when Run: <state_dir>/haproxy.cfg
 	CandidateConfigFilePath string   // default ConfigFilePath + ".tmp"
 	SocketFilePaths         []string // never empty when Run: default <state_dir>/haproxy.sock
+	MasterSocketPaths       []string // of a HAProxy that others run: none, or one for each of SocketFilePaths
 	ReloadCommand           string
 	CheckCommand            string
 
 	BindAddress    string // default 127.0.0.1
 	SharedFrontend []string
+	FrontendNames  string // "" (by HAProxy's version), same, distinct (from the names of backends)
 
 	RestartInterval time.Duration // default 2s
 	RestartJitter   float64       // fraction of the interval

@@ -38,14 +38,20 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.DoSocket = t.flag("do_socket", true)
 	h.DoReloads = t.flag("do_reloads", true)
 	h.DoChecks = t.flag("do_checks", false)
+	h.NoChecks = t.value("do_checks") != nil && !h.DoChecks
 	h.ConfigFilePath = t.filePath("config_file_path", "")
 	h.CandidateConfigFilePath = t.filePath("candidate_config_file_path", "")
 	h.SocketFilePaths = t.lines("socket_file_path")
 	t.sockets("socket_file_path")
+	h.MasterSocketPaths = t.lines("master_socket_path")
+	t.sockets("master_socket_path")
 	h.ReloadCommand = t.str("reload_command", "")
 	h.CheckCommand = t.str("check_command", "")
 	h.BindAddress = t.bindAddress(h.BindAddress)
 	h.SharedFrontend = t.lines("shared_frontend")
+	if h.FrontendNames = t.choice("frontend_names", "auto", "auto", "same", "distinct"); h.FrontendNames == "auto" {
+		h.FrontendNames = ""
+	}
 	h.RestartInterval = t.duration("restart_interval", h.RestartInterval, 0)
 	h.RestartJitter = t.fraction("restart_jitter", 0)
 	h.ServerOrderSeed = t.seed("server_order_seed")
@@ -64,7 +70,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 
 	// Someone who turns both ways of control off does not want a HAProxy started either.
 	handsOff := !h.DoSocket && !h.DoReloads
-	h.Run = t.flag("run", len(h.SocketFilePaths) == 0 && h.ReloadCommand == "" && !handsOff)
+	h.Run = t.flag("run", len(h.SocketFilePaths) == 0 && h.ReloadCommand == "" && len(h.MasterSocketPaths) == 0 && !handsOff)
 	if h.Run {
 		if !h.DoWrites {
 			t.fail("do_writes", "a HAProxy that Myelin runs needs its file written", "remove do_writes, or write run = false")
@@ -72,12 +78,15 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 		if h.ReloadCommand != "" {
 			t.ignored("reload_command", "Myelin reloads the HAProxy that it runs itself")
 		}
+		t.ignored("master_socket_path", "the HAProxy that Myelin runs has its master's socket beside its configuration")
+		h.MasterSocketPaths = nil
 		if len(h.SocketFilePaths) > 1 {
 			t.fail("socket_file_path", "a HAProxy that Myelin runs has one admin socket", "write one path, or write run = false")
 		}
 		r.runPaths(root, &h, stateDir)
 	} else {
 		t.companions(h)
+		t.masters(h)
 	}
 	if h.CandidateConfigFilePath == "" && h.ConfigFilePath != "" {
 		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
@@ -146,6 +155,7 @@ func (r *reader) runPaths(root *table, h *HAProxy, stateDir string) {
 
 // companions: each do_ key of a HAProxy that others run needs the key that says how.
 func (t *table) companions(h HAProxy) {
+	master := t.given("master_socket_path")
 	for _, c := range []struct {
 		on          bool
 		key, needs  string
@@ -154,11 +164,19 @@ func (t *table) companions(h HAProxy) {
 	}{
 		{h.DoWrites, "do_writes", "config_file_path", h.ConfigFilePath != "", `write the path of haproxy.cfg, config_file_path = "/etc/haproxy/haproxy.cfg"`, "do_writes = false"},
 		{h.DoSocket, "do_socket", "socket_file_path", len(h.SocketFilePaths) > 0, `write the path of HAProxy's admin socket, socket_file_path = "/run/haproxy.sock"`, "do_socket = false"},
-		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "", `write reload_command = "systemctl reload haproxy"`, "do_reloads = false"},
+		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "" || len(h.MasterSocketPaths) > 0 || master != nil && master.broken,
+			`write reload_command = "systemctl reload haproxy", or master_socket_path = "/run/haproxy-master.sock" where HAProxy runs with -W -S`, "do_reloads = false"},
 	} {
 		if n := t.given(c.needs); c.on && !c.have && (n == nil || !n.broken) {
 			t.fail(c.needs, c.key+" needs "+c.needs, c.remedy+", or "+c.off)
 		}
+	}
+}
+
+// masters: HAProxys are told apart by their place in the list.
+func (t *table) masters(h HAProxy) {
+	if n, m := len(h.MasterSocketPaths), len(h.SocketFilePaths); n > 0 && h.DoSocket && m > 0 && n != m {
+		t.fail("master_socket_path", fmt.Sprintf("has %d paths, and socket_file_path has %d", n, m), "write the path of one master's socket for each admin socket, in the same order")
 	}
 }
 

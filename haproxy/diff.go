@@ -3,6 +3,7 @@ package haproxy
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
@@ -12,6 +13,7 @@ const (
 	phaseAdd
 	phaseReady
 	phaseWeight
+	phaseCheck
 	phaseRetire
 	phaseDelete
 	phases
@@ -55,8 +57,8 @@ func (d *Differ) Waiting() []Key { return d.waits }
 // Only backends in desired are looked at; one that HAProxy does not have is left out (see Missing). In a backend,
 // a server found is the one wanted when name (but for the generation) and address agree and its options, as far as
 // they are known, are those wanted or can be made so in place. Otherwise a new object is made and the old one retired
-// behind it. Ids of servers that are there are left as they are. Servers that are not ours (see Owned) and those in
-// v.Foreign are not touched.
+// behind it. Ids of servers that are there are left as they are. Servers that are not ours (see View.Owns) are not
+// touched. With v.Attached a wanted server whose address one of those has is not added: nothing is missing.
 //
 // In a backend of v.Gate a new server stays in maintenance until its check has passed there. HAProxy checks a server
 // in the maintenance that "add server" leaves it in, but not in one that it was told to go into later (2.6 to 3.2): one
@@ -72,6 +74,7 @@ func (d *Differ) Diff(actual, desired State, v View) Plan {
 			d.within.run(d, backend, found, desired[backend])
 		}
 	}
+	d.checkLater()
 	plan := slices.Concat(d.steps[:]...)
 	for i := range d.steps {
 		clear(d.steps[i]) // what they refer to is the plan's
@@ -79,6 +82,30 @@ func (d *Differ) Diff(actual, desired State, v View) Plan {
 	}
 	d.view, d.within.found = View{}, nil
 	return plan
+}
+
+// largeFill is how many adds make a plan a fill.
+const largeFill = 64
+
+// checkLater has the checks of a fill switched on when all of its servers are there. "add server" stops all threads of
+// HAProxy, and the more checks are under way the longer it waits for them to stop: 10,000 servers with "inter 2s" took
+// 29 to 81 s instead of 2.5 (2.6.12, two busy cores). Little is lost: the first check of a new server comes an inter
+// after its add.
+func (d *Differ) checkLater() {
+	adds := d.steps[phaseAdd]
+	if len(adds) <= largeFill {
+		return
+	}
+	for i := range adds {
+		s := &adds[i]
+		if s.Gated || s.Server.Admin != Ready || !hasOption(s.Server.Options, "check") {
+			continue
+		}
+		s.Later = true
+		check := *s
+		check.Op, check.Extra, check.Why = StepCheck, nil, "its check is off"
+		d.steps[phaseCheck] = append(d.steps[phaseCheck], check)
+	}
 }
 
 // backendDiff is the state of Diff within one backend.
@@ -92,10 +119,11 @@ type backendDiff struct {
 	matched []bool         // found servers that are wanted
 	rescued bool           // some server takes traffic, or a step of phaseRescue sees to it
 
-	ids   map[int]bool    // used ids, once several adds need them
-	taken []int           // ids given in this plan, before that
-	given map[string]bool // names given in this plan
-	held  map[string]bool // base names of wanted servers whose check has not passed: older objects stay until it has
+	ids    map[int]bool            // used ids, once several adds need them
+	taken  []int                   // ids given in this plan, before that
+	given  map[string]bool         // names given in this plan
+	theirs map[netip.AddrPort]bool // addresses of servers that people wrote, once an add needs them
+	held   map[string]bool         // base names of wanted servers whose check has not passed: older objects stay until it has
 }
 
 func (d *backendDiff) run(whole *Differ, backend string, found, wanted []Server) {
@@ -107,7 +135,7 @@ func (d *backendDiff) run(whole *Differ, backend string, found, wanted []Server)
 		if i := d.match(base, w); i >= 0 {
 			d.matched[i] = true
 			d.adjust(&d.found[i], w)
-		} else {
+		} else if !d.served(w) {
 			d.add(base, w)
 		}
 	}
@@ -125,7 +153,7 @@ func (d *backendDiff) index() {
 	clear(d.last)
 	clear(d.given)
 	clear(d.held)
-	d.ids, d.taken = nil, d.taken[:0]
+	d.ids, d.taken, d.theirs = nil, d.taken[:0], nil
 	d.before = slices.Grow(d.before[:0], len(d.found))[:len(d.found)]
 	d.matched = slices.Grow(d.matched[:0], len(d.found))[:len(d.found)]
 	clear(d.matched)
@@ -150,7 +178,9 @@ func (d *backendDiff) latest(base string) int {
 
 func (d *backendDiff) key(s *Server) Key { return Key{d.backend, s.Name} }
 
-func (d *backendDiff) foreign(s *Server) bool { return d.view.Foreign[d.key(s)] }
+func (d *backendDiff) foreign(s *Server) bool {
+	return d.view.Foreign[d.key(s)] || d.view.Attached && !d.view.Owns(d.key(s), *s)
+}
 
 // match finds the object that is the wanted server: one that is not in maintenance before one that is, then the
 // latest. -1: none.
@@ -195,7 +225,8 @@ func (d *backendDiff) adjust(found, w *Server) {
 	moreConns := applied && maxconnDiffers(known.Options, w.Options)
 	// Where an agent check runs, the weight is the agent's: what it says shows as srv_uweight.
 	weighs := found.Weight != w.Weight && !found.Agent.Running()
-	if !moreConns && !weighs && found.Admin == w.Admin {
+	unchecked := found.Admin == Ready && w.Admin == Ready && found.Check.Idle()
+	if !moreConns && !weighs && !unchecked && found.Admin == w.Admin {
 		return
 	}
 	s := *found
@@ -217,6 +248,9 @@ func (d *backendDiff) adjust(found, w *Server) {
 	if waits {
 		d.await(found, s)
 		return
+	}
+	if unchecked {
+		d.step(phaseCheck, StepCheck, s, "its check is off")
 	}
 	if found.Admin == w.Admin {
 		return

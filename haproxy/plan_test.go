@@ -78,6 +78,10 @@ func readCase(t *testing.T, file string) planCase {
 			c.view.Caps = CapabilitiesOf(f[1])
 			continue
 		}
+		if f[0] == "attached" {
+			c.view.Attached, c.view.Mine = true, map[Key]bool{}
+			continue
+		}
 		switch f[0] {
 		case "drain":
 			c.view.Drain[f[1]] = true
@@ -92,6 +96,8 @@ func readCase(t *testing.T, file string) planCase {
 		switch f[0] {
 		case "drained":
 			c.view.Drained[key] = true
+		case "mine":
+			c.view.Mine[key] = true
 		case "forced":
 			c.view.Forced[key] = true
 		case "foreign":
@@ -430,6 +436,33 @@ func TestDiffDrainsAndGates(t *testing.T) {
 			require.Empty(t, d.Waiting())
 		}
 	})
+}
+
+// TestFill: in a fill the checks come last, and what a cut leaves of them the next plan has.
+func TestFill(t *testing.T) {
+	_, desired := benchmarkStates(largeFill + 10)
+	m := modelOf(State{"b": nil}, View{})
+	plan := Diff(m.state, desired, m.view)
+	ops := map[Action]int{}
+	for i, s := range plan {
+		require.NoError(t, m.apply(s))
+		ops[s.Op]++
+		if s.Op == StepCheck {
+			require.GreaterOrEqual(t, i, largeFill+10, "behind all adds")
+		}
+		if i == largeFill+20 { // as if the rest was left for the next round
+			break
+		}
+	}
+	require.Equal(t, map[Action]int{StepAdd: largeFill + 10, StepCheck: 11}, ops)
+	for _, s := range Diff(m.state, desired, m.view) {
+		require.Equal(t, StepCheck, s.Op)
+		require.NoError(t, m.apply(s))
+	}
+	for _, s := range m.state["b"] {
+		require.True(t, s.Check.Running() && s.Admin == Ready, "%s", s.Name)
+	}
+	require.Empty(t, Diff(m.state, desired, m.view))
 }
 
 // TestDiffOfNothingAllocatesNothing: a host whose registry is quiet spends its audits without garbage.

@@ -63,9 +63,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	haproxytest.Require(t)
-	binary, err := haproxytest.Binary()
-	require.NoError(t, err)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	log, hook := logtest.NewNullLogger()
 	h := &host{t: t, dir: dir, port: haproxytest.FreePort(t), hook: hook, o: ProcessOptions{
@@ -158,7 +156,7 @@ func (h *host) started(p *Process) {
 
 func (h *host) worker(p *Process) int {
 	h.t.Helper()
-	m, err := p.master(h.t.Context())
+	m, err := askMaster(h.t.Context(), p.o.MasterSocket)
 	require.NoError(h.t, err)
 	require.NotZero(h.t, m.worker)
 	return m.worker
@@ -381,14 +379,14 @@ func TestProcessReload(t *testing.T) {
 	require.ErrorContains(t, err, "reload HAProxy: check "+h.o.ConfigPath)
 	require.ErrorContains(t, err, "unknown keyword 'frobnicate'")
 	require.Equal(t, worker, h.worker(p), "the old one serves")
-	require.Equal(t, 203, h.status())
+	h.answers(203) // of 2.2 the one before may have taken a connection too
 
 	// What the check cannot see, the master finds out: it keeps the old worker as well.
 	f := h.config(204)
 	f.Services[0].Bind = "192.0.2.1:" + strconv.Itoa(h.port)
 	h.write(f.Render(nil))
 	require.ErrorContains(t, p.Reload(t.Context()), "reload HAProxy: it failed and the old worker stays")
-	require.Equal(t, 203, h.status())
+	h.answers(203)
 
 	h.write(h.config(200).Render(nil))
 	require.NoError(t, p.Reload(t.Context()))
@@ -425,7 +423,7 @@ func TestProcessSeesAReloadByHand(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGUSR2))
 	for another := false; !another; {
 		h.started(p) // what is not announced is not looked for
-		m, err := p.master(t.Context())
+		m, err := askMaster(t.Context(), p.o.MasterSocket)
 		another = err == nil && m.worker != 0 && m.worker != worker
 	}
 	require.Equal(t, pid, p.Pid())
@@ -447,9 +445,9 @@ func TestParseProc(t *testing.T) {
 		"# workers\n130             worker          0               0d00h00m00s     3.0.11\n" +
 		"# old workers\n120             worker          1               0d00h00m28s     3.0.11\n# programs\n\n"
 	for text, want := range map[string]masterState{
-		v26: {pid: 7902, reloads: 2, failed: 1},
+		v26: {pid: 7902, reloads: 2, failed: 1, countsFails: true},
 		v20: {pid: 1162, worker: 1271, reloads: 5},
-		v30: {pid: 100, worker: 130, reloads: 3},
+		v30: {pid: 100, worker: 130, reloads: 3, countsFails: true},
 	} {
 		got, ok := parseProc(text)
 		require.True(t, ok)
