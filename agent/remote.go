@@ -255,7 +255,11 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	r.mu.Unlock()
 	changed := false
 	for _, service := range slices.Sorted(maps.Keys(heard)) {
-		if bytes.Equal(heard[service], applied[service]) {
+		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && r.unmeant(service, heard[service]) {
+			delete(problems, service)
+			if _, wrong := remotely(r.base, applied); len(wrong[service]) > 0 {
+				problems[service] = wrong[service]
+			}
 			continue
 		}
 		try := maps.Clone(applied)
@@ -285,6 +289,17 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	}
 	c, _ := remotely(r.base, applied)
 	return c
+}
+
+// unmeant tells of data that nobody wrote as a configuration: other programs leave their host's address, or a word, in the
+// parents that they make.
+func (r *remotes) unmeant(service string, data []byte) bool {
+	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
+	if i < 0 || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return false
+	}
+	d := r.base.Services[i].Discovery
+	return d.GeneratorConfigPath == d.Path
 }
 
 func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, data []byte) error {

@@ -88,7 +88,14 @@ func TestRemoteConfig(t *testing.T) {
 	n.holding("", "a@127.0.0.1:81")
 	n.has("svc", "a")
 	n.ready()
+	n.holding("10.0.0.1", "a@127.0.0.1:81") // what Curator leaves in the parents that it makes
+	n.holding("", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.has("svc", "a b")
+	n.ready()
 	require.Zero(t, n.reloads(), "nothing there is nothing to do")
+	require.Zero(t, n.said("configuration from the registry is not used"))
+	n.hear("a@127.0.0.1:81")
+	n.has("svc", "a b:maint")
 
 	good := `{"haproxy": {"backend": ["balance leastconn", "option httpchk GET /x"], "server_options": "check inter 7s", "listen": ["errorfile 503 /etc/shadow"]}}`
 	n.holding(good, "a@127.0.0.1:81")
