@@ -47,6 +47,7 @@ func TestDrainFirst(t *testing.T) {
 // waiting for a whole inter; one whose check fails never does, and nobody waits for it.
 func TestGate(t *testing.T) {
 	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
 	n := newNode(t, func(c *config.Agent) {
 		c.Services[0].HAProxy.ServerOptions = "check inter 1h rise 2 fall 3"
 		c.Services[0].HAProxy.HealthGate = true

@@ -59,6 +59,27 @@ func (c Capabilities) patchOf(major, minor, patch int) bool {
 	return c.Major == major && c.Minor == minor && c.Patch >= patch
 }
 
+// Warnings are what an operator should know of this version, one sentence each. leastconn: a backend balances that way.
+func (c Capabilities) Warnings(leastconn bool) []string {
+	var out []string
+	if leastconn && (c.patchOf(3, 2, 6) && !c.patchOf(3, 2, 19) || c.patchOf(3, 3, 0)) {
+		out = append(out, fmt.Sprintf(`HAProxy %s can hang and abort when a server joins or leaves a backend with "balance leastconn" `+
+			`(its issue 3360); install 3.2.19 or later, or write "balance roundrobin" or "balance random"`, c.Version))
+	}
+	if c.patchOf(2, 6, 0) && !c.patchOf(2, 6, 13) {
+		out = append(out, fmt.Sprintf(`HAProxy %s can crash when a server is deleted while a slow reader has "show stat" or "show servers" open; `+
+			`myelin deletes late, one at a time and never while it reads itself; let other programs read quickly, or install a later version`, c.Version))
+	}
+	return out
+}
+
+// BalancesLeastconn tells whether a backend with these lines uses "balance leastconn". The arguments are those of
+// RuntimeUnfit.
+func BalancesLeastconn(backendLines, defaultsLines []string) bool {
+	f := strings.Fields(lastLine("balance", defaultsLines, backendLines))
+	return len(f) > 1 && f[1] == "leastconn"
+}
+
 // extraWords are the words to add to an "add server" with these options. The two values are those that a server of
 // the configuration file has by default.
 func (c Capabilities) extraWords(options []string) []string {

@@ -31,6 +31,32 @@ func TestCapabilitiesOf(t *testing.T) {
 	}
 }
 
+func TestVersionWarnings(t *testing.T) {
+	const hangs, crashes = "issue 3360", "show stat"
+	for version, want := range map[string][2]string{ // without and with leastconn
+		"2.4.30": {}, "2.6.0": {crashes, crashes}, "2.6.12-1+deb12u4": {crashes, crashes}, "2.6.13": {}, "2.8.0": {}, "3.0.11": {},
+		"3.2.5": {}, "3.2.6": {"", hangs}, "3.2.18-1": {"", hangs}, "3.2.19": {}, "3.2.26-1": {}, "3.3.0": {"", hangs}, "3.4.0": {}, "": {},
+	} {
+		for i, leastconn := range []bool{false, true} {
+			got := CapabilitiesOf(version).Warnings(leastconn)
+			if want[i] == "" {
+				assert.Empty(t, got, version)
+			} else if assert.Len(t, got, 1, version) {
+				assert.Contains(t, got[0], want[i])
+				assert.Contains(t, got[0], version)
+			}
+		}
+	}
+}
+
+func TestBalancesLeastconn(t *testing.T) {
+	leastconn, other := []string{"mode tcp", "balance  leastconn"}, []string{"balance roundrobin"}
+	assert.True(t, BalancesLeastconn(leastconn, other))
+	assert.True(t, BalancesLeastconn(nil, leastconn))
+	assert.False(t, BalancesLeastconn(other, leastconn), "the backend's own line counts")
+	assert.False(t, BalancesLeastconn(nil, nil))
+}
+
 func TestRuntimeUnfit(t *testing.T) {
 	with := func(options string) []Server {
 		return []Server{{Name: "s1"}, {Name: "s2", Options: strings.Fields(options)}}
