@@ -156,7 +156,7 @@ th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
 <table>{{range .ZooKeeper}}<tr><td>{{.Ensemble}}<td>{{if .Connected}}<span class="ok">connected</span> to {{.Server}}, session {{.Session}}, timeout {{.Timeout}}{{if .Classic}}, one watch per node{{end}}{{else}}<span class="bad">not connected</span> since {{ago .Since}}: {{.Error}}{{end}}</tr>{{end}}</table>
 <h2>HAProxy</h2>
 <table>{{range .HAProxy}}<tr><td>{{.Socket}}<td>{{if .Connected}}<span class="ok">answers</span>, version {{.Version}}, pid {{.Pid}}, {{.Rounds}} rounds{{else}}<span class="bad">no answer</span> since {{ago .Since}}: {{.Error}}{{end}}
-{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
+{{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
 <tr><td>{{.File.Path}}<td>{{if .File.Error}}<span class="bad">{{.File.Error}}</span>{{else}}written {{ago .File.Written}}{{end}}{{with .File.Reload}}, {{.Reloads}} reloads{{end}}{{if .File.Pending}}, <span class="bad">reload due: {{.File.Pending}}</span>{{end}}</tr></table>
 </html>
 `))

@@ -89,6 +89,7 @@ type reconciler struct {
 	cut      map[string]bool   // backends of this round with steps that are left for the next one
 	bad      bool              // the last round had refusals: the next one leaves nothing for later, to get past them
 	asked    map[string]uint64 // revision of each backend that a reload was asked for; none once it has what it needs
+	advised  []string          // warnings about its version that were logged last
 	warned   bool              // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
@@ -103,7 +104,8 @@ type haproxyStatus struct {
 	Error     string            `json:"error,omitempty"`
 	Pid       int               `json:"pid,omitempty"`
 	Version   string            `json:"version,omitempty"`
-	Processes int               `json:"processes"` // how many were seen since the start
+	Warnings  []string          `json:"warnings,omitempty"` // what is known to be wrong with this version
+	Processes int               `json:"processes"`          // how many were seen since the start
 	Rounds    uint64            `json:"rounds"`
 	Failed    []string          `json:"failed_commands,omitempty"` // of the last round
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
@@ -355,6 +357,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		r.identity = haproxy.Identity{} // not met yet: the next round asks again
 	}
 	clear(r.unfit)
+	warnings := r.advise(w)
 	for name, b := range w.backends {
 		var wanted []haproxy.Server // the file's servers of an unknown service are not what will be added
 		if b.known {
@@ -365,7 +368,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		}
 	}
 	r.setStatus(func(s *haproxyStatus) {
-		s.Pid, s.Version = id.Pid, id.Version
+		s.Pid, s.Version, s.Warnings = id.Pid, id.Version, warnings
 		s.Processes++
 		clear(s.Backends)
 	})

@@ -98,6 +98,9 @@ func (a *app) printStatus(st agent.Status) {
 		} else {
 			fmt.Fprintf(a.out, "haproxy %s: NO ANSWER for %s: %s\n", h.Socket, age(now, h.Since), h.Error)
 		}
+		for _, text := range h.Warnings {
+			fmt.Fprintln(a.out, "  warning:", text)
+		}
 		for _, f := range h.Failed {
 			fmt.Fprintln(a.out, "  refused:", f)
 		}
