@@ -19,6 +19,7 @@ const (
 	StepDrain                    // no new traffic but for persistence
 	StepMaint                    // no new traffic, no checks
 	StepWeight                   // another weight
+	StepAddr                     // another address for a slot; see DiffSlots
 	StepDelete                   // remove the object, which must be in maintenance
 )
 
@@ -35,6 +36,8 @@ func (a Action) String() string {
 		return "maint"
 	case StepWeight:
 		return "weight"
+	case StepAddr:
+		return "addr"
 	case StepDelete:
 		return "delete"
 	}
@@ -69,11 +72,12 @@ type View struct {
 
 // Step is one change of one server.
 type Step struct {
-	Op      Action
-	Backend string
-	Server  Server   // as it is to be after the step
-	Extra   []string // words behind the options that this version of HAProxy needs; no part of Server.Options
-	Why     string   // one line for people
+	Op       Action
+	Backend  string
+	Server   Server   // as it is to be after the step
+	Extra    []string // words behind the options that this version of HAProxy needs; no part of Server.Options
+	Occupant string   // the server in question, where Server is a slot
+	Why      string   // one line for people
 }
 
 // Key names the server object that the step is about.
@@ -117,6 +121,8 @@ func (s Step) words() [][]string {
 			return [][]string{{"disable", "agent", target}, set("state", Maint.String())}
 		}
 		return [][]string{set("state", Maint.String())}
+	case StepAddr:
+		return [][]string{s.addrWords(target)}
 	case StepWeight:
 		return [][]string{set("weight", strconv.Itoa(s.Server.Weight))}
 	case StepDelete:
@@ -153,6 +159,16 @@ func (s Step) addWords(target string) [][]string {
 	return out
 }
 
+// addrWords: HAProxy takes an IPv6 address without brackets here.
+func (s Step) addrWords(target string) []string {
+	addr, port := "?", "?" // outside the alphabet: see Client.Apply
+	if _, err := address(s.Server.Addr); err == nil {
+		a := canonical(s.Server.Addr)
+		addr, port = a.Addr().String(), strconv.Itoa(int(a.Port()))
+	}
+	return []string{"set", "server", target, "addr", addr, "port", port}
+}
+
 // failed says what an error happened to. The name is quoted: a step that cannot be sent may have any.
 func (s Step) failed(err error) error {
 	return fmt.Errorf("%s %q: %w", s.Op, clip(s.Backend+"/"+s.Server.Name), err)
@@ -166,10 +182,15 @@ func (s Step) check() error {
 	if err := CheckName(s.Server.Name); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
-	if s.Op == StepAdd {
+	if s.Op == StepAdd || s.Op == StepAddr {
 		if _, err := address(s.Server.Addr); err != nil {
 			return err
 		}
+	}
+	if s.Op == StepAddr && !IsSlot(s.Server) {
+		return fmt.Errorf("server %s is no slot: it keeps its address for life", s.Server.Name)
+	}
+	if s.Op == StepAdd {
 		if s.Server.ID < 1 || s.Server.ID > MaxID {
 			return fmt.Errorf("id %d is not in 1..%d", s.Server.ID, MaxID)
 		}
