@@ -269,7 +269,7 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		switch s.Op {
 		case StepMaint, StepDrain:
 			loss = append(loss, j)
-		case StepDelete:
+		case StepDelete, StepShutdown:
 			deletes = append(deletes, j)
 		default:
 			gain = append(gain, j)
@@ -279,7 +279,7 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 	err := c.run(ctx, nil, gain, c.options.Window)
 	failed := map[string]bool{}
 	for _, j := range gain {
-		if r := j.result; r.Err != nil && r.Step.Op != StepWeight {
+		if r := j.result; r.Err != nil && r.Step.Op != StepWeight && r.Step.Op != StepMaxconn {
 			failed[r.Step.Backend] = true
 		}
 	}

@@ -317,6 +317,17 @@ func TestRealConnectionReuse(t *testing.T) {
 	assert.Less(t, connections.Load(), int64(requests/2))
 }
 
+// believed is what After says of servers.
+func believed(servers []Server) []string {
+	var out []string
+	for _, s := range servers {
+		out = append(out, fmt.Sprintf("%s %s id %d weight %d %s check %d agent %d", s.Name, s.Addr, s.ID, s.Weight, s.Admin,
+			s.Check&(ProbeConfigured|ProbeEnabled|probePaused), s.Agent&(ProbeConfigured|ProbeEnabled)))
+	}
+	slices.Sort(out)
+	return out
+}
+
 // TestRealDiffReachesDesired: the property of TestDiffReachesDesired, on HAProxy.
 func TestRealDiffReachesDesired(t *testing.T) {
 	h, c := newReal(t)
@@ -343,17 +354,17 @@ func TestRealDiffReachesDesired(t *testing.T) {
 					v.Deletable[k] = true
 				}
 			}
-			plan := Diff(read(), desired, v)
-			m := modelOf(read(), v)
+			before := read()
+			plan := Diff(before, desired, v)
+			m := modelOf(before, v)
 			applied(t, c, plan)
 			for _, s := range plan {
 				require.NoError(t, m.apply(s))
-				switch s.Op {
-				case StepAdd:
-					v.Applied[s.Key()] = s.Server.Applied()
-				case StepDelete:
-					delete(v.Applied, s.Key())
-				}
+				s.Remember(v.Applied)
+			}
+			for name, servers := range before {
+				steps := slices.DeleteFunc(slices.Clone(plan), func(s Step) bool { return s.Backend != name })
+				require.Equal(t, believed(read()[name]), believed(After(servers, steps)), "what is believed is so")
 			}
 			require.Equal(t, serving(desired), serving(read()))
 			require.Equal(t, sortedKeys(m.state), sortedKeys(read()), "the model knows HAProxy")

@@ -62,7 +62,11 @@ type Probe uint8
 const (
 	ProbeConfigured Probe = 2
 	ProbeEnabled    Probe = 4
+	probePaused     Probe = 8 // the server was put into maintenance, where it is not checked
 )
+
+// checkPassed is the srv_check_result of a check that passed the last time.
+const checkPassed = 3
 
 // Idle tells that the server has the check but that it is switched off: "add server" leaves it so until
 // "enable health" or "enable agent".
@@ -71,6 +75,14 @@ func (p Probe) Idle() bool { return p&(ProbeConfigured|ProbeEnabled) == ProbeCon
 // Running tells that the server has the check and that it is switched on.
 func (p Probe) Running() bool {
 	return p&(ProbeConfigured|ProbeEnabled) == ProbeConfigured|ProbeEnabled
+}
+
+// enabled is p switched on, if there is anything to switch on.
+func (p Probe) enabled() Probe {
+	if p&ProbeConfigured == 0 {
+		return p
+	}
+	return p | ProbeEnabled
 }
 
 // Op is HAProxy's own view of a server (srv_op_state).

@@ -40,7 +40,7 @@ func AssignIDs(servers []Server) {
 			if e, ok := ended[want]; ok {
 				from = e
 			}
-			servers[i].ID = freeID(from, used)
+			servers[i].ID = freeID(from, func(id int) bool { return used[id] })
 			ended[want] = servers[i].ID
 			used[servers[i].ID] = true
 		}
@@ -108,9 +108,9 @@ func nextID(id int) int {
 }
 
 // freeID is the first id from id on that is not used; id itself when all are.
-func freeID(id int, used map[int]bool) int {
+func freeID(id int, used func(int) bool) int {
 	for probe, n := id, 0; n < MaxID; probe, n = nextID(probe), n+1 {
-		if !used[probe] {
+		if !used(probe) {
 			return probe
 		}
 	}

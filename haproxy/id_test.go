@@ -71,8 +71,8 @@ func TestAssignIDsProbes(t *testing.T) {
 	assert.Equal(t, MaxID, servers[1].ID)
 	assert.Equal(t, idOf(c), servers[0].ID)
 
-	assert.Equal(t, 1, freeID(MaxID, map[int]bool{MaxID: true}))
-	assert.Equal(t, 3, freeID(1, map[int]bool{1: true, 2: true}))
+	assert.Equal(t, 1, freeID(MaxID, func(id int) bool { return map[int]bool{MaxID: true}[id] }))
+	assert.Equal(t, 3, freeID(1, func(id int) bool { return map[int]bool{1: true, 2: true}[id] }))
 }
 
 // TestIDsAreSpread: neighbouring addresses, the usual case, meet as seldom as random numbers would: 10,000 servers

@@ -1,9 +1,7 @@
 package haproxy
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,13 +12,16 @@ type Action uint8
 
 // The actions, in no order; a Plan has the order.
 const (
-	StepAdd    Action = iota + 1 // a new server object, brought to the wanted state
-	StepReady                    // take traffic (again)
-	StepDrain                    // no new traffic but for persistence
-	StepMaint                    // no new traffic, no checks
-	StepWeight                   // another weight
-	StepAddr                     // another address for a slot; see DiffSlots
-	StepDelete                   // remove the object, which must be in maintenance
+	StepAdd      Action = iota + 1 // a new server object, brought to the wanted state
+	StepReady                      // take traffic (again)
+	StepDrain                      // no new traffic but for persistence
+	StepMaint                      // no new traffic, no checks
+	StepWeight                     // another weight
+	StepMaxconn                    // another limit of connections
+	StepCheck                      // switch the health check on, so that its result can be waited for
+	StepShutdown                   // end the sessions of a server in maintenance
+	StepAddr                       // another address for a slot; see DiffSlots
+	StepDelete                     // remove the object, which must be in maintenance
 )
 
 // String is the action's name in logs and in the label of a metric.
@@ -36,6 +37,12 @@ func (a Action) String() string {
 		return "maint"
 	case StepWeight:
 		return "weight"
+	case StepMaxconn:
+		return "maxconn"
+	case StepCheck:
+		return "check"
+	case StepShutdown:
+		return "shutdown"
 	case StepAddr:
 		return "addr"
 	case StepDelete:
@@ -53,21 +60,75 @@ type Applied struct {
 	Cookie  string
 }
 
-// Applied is what is to be remembered of s once HAProxy has confirmed the StepAdd that made it. Other steps change
-// none of it.
+// Applied is what is to be remembered of s once HAProxy has confirmed the StepAdd that made it, or a StepMaxconn. Other
+// steps change none of it.
 func (s Server) Applied() Applied { return Applied{s.Options, s.Cookie} }
 
-func (a Applied) equal(s Server) bool {
-	return a.Cookie == s.Cookie && slices.Equal(a.Options, s.Options)
+// fits tells whether the object that a was sent for can be made into s: whether they differ in no more than what can
+// be set in place.
+func (a Applied) fits(s Server) bool {
+	return a.Cookie == s.Cookie && (slices.Equal(a.Options, s.Options) || onlyMaxconnDiffers(a.Options, s.Options))
+}
+
+// onlyMaxconnDiffers tells whether two lists of options are one but for the limit of connections. With a minconn the
+// limit is a dynamic one, and "set maxconn server" would move both (server_parse_maxconn_change_request in HAProxy's
+// src/server.c).
+func onlyMaxconnDiffers(a, b []string) bool {
+	i, j := 0, 0
+	for {
+		i, j = skipMaxconn(a, i), skipMaxconn(b, j)
+		if i >= len(a) || j >= len(b) {
+			return i >= len(a) && j >= len(b)
+		}
+		if a[i] != b[j] || a[i] == "minconn" {
+			return false
+		}
+		i, j = i+1, j+1
+		if o, ok := lookupOption(a[i-1]); ok && o.args > 0 && i < len(a) && j < len(b) {
+			if a[i] != b[j] {
+				return false
+			}
+			i, j = i+1, j+1
+		}
+	}
+}
+
+// maxconnDiffers tells it without allocating, for the usual case that nothing does.
+func maxconnDiffers(a, b []string) bool { return !slices.Equal(a, b) && maxconnOf(a) != maxconnOf(b) }
+
+// skipMaxconn is the place behind a "maxconn N" that stands at i.
+func skipMaxconn(words []string, i int) int {
+	for i+1 < len(words) && words[i] == "maxconn" {
+		i += 2
+	}
+	return i
+}
+
+// maxconnOf is the limit of connections that options ask for; "0", none, without the word.
+func maxconnOf(options []string) string {
+	limit := "0"
+	for i := 0; i < len(options); i++ {
+		if options[i] == "maxconn" && i+1 < len(options) {
+			limit = options[i+1] // the last one counts
+		}
+		if o, ok := lookupOption(options[i]); ok {
+			i += o.args
+		}
+	}
+	return limit
 }
 
 // View is what Diff has to know beside the two states. Its zero value is usable.
 type View struct {
 	Caps      Capabilities
 	Foreign   map[Key]bool    // servers written by hand in the configuration: never touched
-	Deletable map[Key]bool    // retired long enough
+	Deletable map[Key]bool    // retired long enough, and without connections
+	Forced    map[Key]bool    // retired, and still with sessions when the time that they are given is over
 	Applied   map[Key]Applied // options and cookie HAProxy last confirmed; absent: assume what is wanted
 	Whole     State           // all servers of a backend, for their ids, where actual has only those of interest
+	Drain     map[string]bool // backends whose leaving servers drain before they are put into maintenance
+	Drained   map[Key]bool    // leaving servers that have drained for long enough
+	Gate      map[string]bool // backends whose servers take traffic only after a good check of HAProxy's own
 }
 
 // Step is one change of one server.
@@ -76,6 +137,7 @@ type Step struct {
 	Backend  string
 	Server   Server   // as it is to be after the step
 	Extra    []string // words behind the options that this version of HAProxy needs; no part of Server.Options
+	Gated    bool     // StepAdd: stay in maintenance, where the check runs, until it has passed
 	Occupant string   // the server in question, where Server is a slot
 	Why      string   // one line for people
 }
@@ -125,6 +187,12 @@ func (s Step) words() [][]string {
 		return [][]string{s.addrWords(target)}
 	case StepWeight:
 		return [][]string{set("weight", strconv.Itoa(s.Server.Weight))}
+	case StepMaxconn:
+		return [][]string{{"set", "maxconn", "server", target, maxconnOf(s.Server.Options)}}
+	case StepCheck:
+		return [][]string{{"enable", "health", target}}
+	case StepShutdown:
+		return [][]string{{"shutdown", "sessions", "server", target}}
 	case StepDelete:
 		return [][]string{{"del", "server", target}}
 	}
@@ -153,7 +221,7 @@ func (s Step) addWords(target string) [][]string {
 	if hasOption(v.Options, "agent-check") {
 		out = append(out, []string{"enable", "agent", target})
 	}
-	if v.Admin != Maint {
+	if v.Admin != Maint && !s.Gated {
 		out = append(out, []string{"set", "server", target, "state", v.Admin.String()})
 	}
 	return out
@@ -198,10 +266,110 @@ func (s Step) check() error {
 			return err
 		}
 	}
+	if s.Op == StepMaxconn && !numberBetween(0, 1<<31-1)(maxconnOf(s.Server.Options)) {
+		return fmt.Errorf("maxconn %q is no number", maxconnOf(s.Server.Options))
+	}
 	if (s.Op == StepAdd || s.Op == StepWeight) && (s.Server.Weight < 0 || s.Server.Weight > 256) {
 		return fmt.Errorf("weight %d is not in 0..256", s.Server.Weight)
 	}
 	return nil
+}
+
+// Remember notes in applied what HAProxy cannot be asked for later. The step was carried out.
+func (s Step) Remember(applied map[Key]Applied) {
+	switch s.Op {
+	case StepAdd, StepMaxconn:
+		applied[s.Key()] = s.Server.Applied()
+	case StepDelete:
+		delete(applied, s.Key())
+	}
+}
+
+// change does to a server what the step does to HAProxy's, as far as "show servers state" would tell. It is not for
+// adds and deletes.
+func (s Step) change(v *Server) {
+	switch s.Op {
+	case StepWeight:
+		v.Weight = s.Server.Weight
+	case StepReady, StepDrain:
+		v.Admin, v.Op = Ready, OpRunning
+		if s.Op == StepDrain {
+			v.Admin = Drain
+		}
+		v.Check = v.Check.enabled() &^ probePaused
+		v.Agent = v.Agent.enabled()
+	case StepMaint:
+		v.Admin, v.Op = Maint, OpStopped
+		v.Agent &^= ProbeEnabled
+		if v.Check != 0 {
+			v.Check |= probePaused
+		}
+	case StepCheck:
+		v.Check = v.Check.enabled()
+	}
+}
+
+// added is the server as it is after the step, an add.
+func (s Step) added() Server {
+	v := s.Server
+	v.Options, v.Cookie = nil, ""
+	v.Op, v.Check, v.Agent, v.CheckResult = OpRunning, 0, 0, 0
+	if hasOption(s.Server.Options, "check") {
+		v.Check = ProbeConfigured | ProbeEnabled
+	}
+	if hasOption(s.Server.Options, "agent-check") {
+		v.Agent = ProbeConfigured | ProbeEnabled
+	}
+	if s.Gated {
+		v.Admin = Maint
+	}
+	if v.Admin == Maint {
+		v.Op = OpStopped
+	}
+	return v
+}
+
+// After is a backend's servers once the steps, all of this backend, were carried out: what can be believed until
+// HAProxy is asked again. It takes servers over.
+func After(servers []Server, steps []Step) []Server {
+	var at map[string]int // by name, when there are many to be looked for
+	index := func(name string) int {
+		if at == nil {
+			return slices.IndexFunc(servers, func(s Server) bool { return s.Name == name })
+		}
+		if i, ok := at[name]; ok {
+			return i
+		}
+		return -1
+	}
+	if searches := len(steps); searches > 8 {
+		at = make(map[string]int, len(servers)+len(steps))
+		for i := range servers {
+			at[servers[i].Name] = i
+		}
+	}
+	gone := false
+	for _, s := range steps {
+		i := index(s.Server.Name)
+		switch {
+		case s.Op == StepAdd && i < 0:
+			servers = append(servers, s.added())
+			if at != nil {
+				at[s.Server.Name] = len(servers) - 1
+			}
+		case s.Op == StepAdd:
+			servers[i] = s.added()
+		case i < 0:
+		case s.Op == StepDelete:
+			servers[i].Name, gone = "", true
+		default:
+			s.change(&servers[i])
+		}
+	}
+	if gone {
+		servers = slices.DeleteFunc(servers, func(s Server) bool { return s.Name == "" })
+	}
+	return servers
 }
 
 // Plan is what to do, in order. A Plan is a value: it can be printed, tested, applied, and applied again.
@@ -218,244 +386,4 @@ func (p Plan) String() string {
 		}
 	}
 	return b.String()
-}
-
-// The order of a plan: what brings traffic back first, what takes it away late, what is risky last.
-const (
-	phaseRescue = iota // the first server of each backend that has none ready
-	phaseAdd
-	phaseReady
-	phaseWeight
-	phaseRetire
-	phaseDelete
-	phases
-)
-
-// Missing names the wanted backends that HAProxy does not have, sorted.
-func Missing(actual, desired State) []string {
-	var names []string
-	for b := range desired {
-		if _, ok := actual[b]; !ok {
-			names = append(names, b)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Diff is the plan that brings HAProxy from actual to desired. It is pure; the same arguments give the same plan,
-// and the Diff behind a plan that was carried out is empty.
-//
-// Only backends in desired are looked at; one that HAProxy does not have is left out (see Missing). In a backend,
-// a server found is the one wanted when name (but for the generation) and address agree and its options, as far as
-// they are known, are those wanted. Otherwise a new object is made and the old one retired behind it. Ids of
-// servers that are there are left as they are. Servers that are not ours (see Owned) and those in v.Foreign are not
-// touched.
-func Diff(actual, desired State, v View) Plan {
-	var steps [phases]Plan
-	for _, backend := range slices.Sorted(maps.Keys(desired)) {
-		if found, ok := actual[backend]; ok {
-			d := backendDiff{backend: backend, found: found, view: v, steps: &steps}
-			d.run(desired[backend])
-		}
-	}
-	return slices.Concat(steps[:]...)
-}
-
-// backendDiff is the state of Diff within one backend.
-type backendDiff struct {
-	backend string
-	found   []Server
-	view    View
-	steps   *[phases]Plan
-
-	last    map[string]int // base name -> index into found, the last object with that name
-	before  []int          // index into found -> the object before with the same base name, or -1
-	matched []bool         // found servers that are wanted
-	rescued bool           // some server takes traffic, or a step of phaseRescue sees to it
-
-	ids   map[int]bool    // used ids, once an add needs them
-	names map[string]bool // names given in this plan
-}
-
-func (d *backendDiff) run(wanted []Server) {
-	d.index()
-	for _, w := range wanted {
-		base, _ := Generation(w.Name)
-		if i := d.match(base, w); i >= 0 {
-			d.matched[i] = true
-			d.adjust(d.found[i], w)
-		} else {
-			d.add(base, w)
-		}
-	}
-	for i, s := range d.found {
-		if !d.matched[i] && Owned(s) && !d.foreign(s) {
-			d.retire(s)
-		}
-	}
-}
-
-func (d *backendDiff) index() {
-	d.last = make(map[string]int, len(d.found))
-	d.before = make([]int, len(d.found))
-	d.matched = make([]bool, len(d.found))
-	for i, s := range d.found {
-		base, _ := Generation(s.Name)
-		d.before[i] = d.latest(base)
-		d.last[base] = i
-		// A server that its check holds down (stopped) takes no traffic either.
-		d.rescued = d.rescued || s.Admin == Ready && s.Op != OpStopped
-	}
-}
-
-// latest is the last found object of a base name, whose predecessors are in before; -1: none.
-func (d *backendDiff) latest(base string) int {
-	if i, ok := d.last[base]; ok {
-		return i
-	}
-	return -1
-}
-
-func (d *backendDiff) foreign(s Server) bool { return d.view.Foreign[Key{d.backend, s.Name}] }
-
-// match finds the object that is the wanted server: one that is not in maintenance before one that is, then the
-// latest. -1: none.
-func (d *backendDiff) match(base string, w Server) int {
-	best := -1
-	for i := d.latest(base); i >= 0; i = d.before[i] {
-		s := d.found[i]
-		if d.matched[i] || !sameAddr(s.Addr, w.Addr) {
-			continue
-		}
-		if a, known := d.view.Applied[Key{d.backend, s.Name}]; known && !a.equal(w) && !d.foreign(s) {
-			continue
-		}
-		if best < 0 || preferred(s, d.found[best]) < 0 {
-			best = i
-		}
-	}
-	return best
-}
-
-func preferred(a, b Server) int {
-	down := func(s Server) int {
-		if s.Admin == Maint {
-			return 1
-		}
-		return 0
-	}
-	_, ga := Generation(a.Name)
-	_, gb := Generation(b.Name)
-	return cmp.Or(down(a)-down(b), gb-ga)
-}
-
-// adjust brings a server that is there to the wanted weight and state.
-func (d *backendDiff) adjust(found, w Server) {
-	if d.foreign(found) {
-		return // written by hand, and there: nothing is missing
-	}
-	s := found
-	s.Weight, s.Admin, s.Options, s.Cookie = w.Weight, w.Admin, w.Options, w.Cookie
-
-	ready, weight := phaseReady, phaseWeight
-	if w.Admin == Ready && found.Admin != Ready {
-		ready = d.rescue(phaseReady)
-		weight = ready // the right weight before the traffic
-	}
-	// Where an agent check runs, the weight is the agent's: what it says shows as srv_uweight.
-	if found.Weight != w.Weight && !found.Agent.Running() {
-		d.step(weight, StepWeight, s, fmt.Sprintf("weight %d, wanted %d", found.Weight, w.Weight))
-	}
-	if found.Admin == w.Admin {
-		return
-	}
-	why := found.Admin.String() + ", wanted " + w.Admin.String()
-	switch w.Admin {
-	case Ready:
-		d.step(ready, StepReady, s, why)
-	case Drain:
-		d.step(phaseRetire, StepDrain, s, why)
-	case Maint:
-		d.step(phaseRetire, StepMaint, s, why)
-	}
-}
-
-// add makes a new object for a wanted server.
-func (d *backendDiff) add(base string, w Server) {
-	why := "wanted, not there"
-	highest := 0
-	for i := d.latest(base); i >= 0; i = d.before[i] {
-		_, n := Generation(d.found[i].Name)
-		if n > highest {
-			highest = n
-			why = "address or options changed, replaces " + d.found[i].Name
-		}
-	}
-	s := w
-	if highest > 0 {
-		s.Name = GenerationName(base, highest+1)
-	}
-	for d.names[s.Name] { // the same name wanted twice
-		_, n := Generation(s.Name)
-		s.Name = GenerationName(base, n+1)
-	}
-	if d.names == nil {
-		d.names = map[string]bool{}
-	}
-	d.names[s.Name] = true
-
-	s.ID = d.id(w)
-	phase := phaseAdd
-	if w.Admin == Ready {
-		phase = d.rescue(phaseAdd)
-	}
-	d.step(phase, StepAdd, s, why)
-	plan := d.steps[phase]
-	plan[len(plan)-1].Extra = d.view.Caps.extraWords(w.Options)
-}
-
-// id is the wanted id, or the next that is free.
-func (d *backendDiff) id(w Server) int {
-	if d.ids == nil {
-		all, ok := d.view.Whole[d.backend]
-		if !ok {
-			all = d.found
-		}
-		d.ids = make(map[int]bool, len(all))
-		for _, s := range all {
-			d.ids[s.ID] = true
-		}
-	}
-	id := w.ID
-	if id < 1 || id > MaxID {
-		id = idOf(w)
-	}
-	id = freeID(id, d.ids)
-	d.ids[id] = true
-	return id
-}
-
-// rescue is phaseRescue for the step that brings a backend its first server that takes traffic, else phase.
-func (d *backendDiff) rescue(phase int) int {
-	if d.rescued {
-		return phase
-	}
-	d.rescued = true
-	return phaseRescue
-}
-
-// retire takes a server of ours that is not wanted out of traffic, and later away.
-func (d *backendDiff) retire(s Server) {
-	switch {
-	case s.Admin != Maint:
-		s.Admin = Maint
-		d.step(phaseRetire, StepMaint, s, "no longer wanted")
-	case d.view.Deletable[Key{d.backend, s.Name}]:
-		d.step(phaseDelete, StepDelete, s, "retired long enough")
-	}
-}
-
-func (d *backendDiff) step(phase int, op Action, s Server, why string) {
-	d.steps[phase] = append(d.steps[phase], Step{Op: op, Backend: d.backend, Server: s, Why: why})
 }

@@ -39,7 +39,7 @@ func TestDiff(t *testing.T) {
 			for _, s := range plan {
 				require.NoError(t, m.apply(s))
 			}
-			m.view.Deletable = nil // what was retired just now has not been so for long
+			m.view.Deletable, m.view.Forced = nil, nil // what was retired just now has not been so for long
 			assert.Empty(t, Diff(m.state, c.desired, m.view).String(), "a second Diff finds nothing to do")
 		})
 	}
@@ -68,8 +68,9 @@ func readCase(t *testing.T, file string) planCase {
 	c := planCase{
 		actual:  readState(t, sections["actual"], OpRunning),
 		desired: readState(t, sections["desired"], OpStopped),
-		view:    View{Foreign: map[Key]bool{}, Deletable: map[Key]bool{}, Applied: map[Key]Applied{}},
-		plan:    sections["plan"],
+		view: View{Foreign: map[Key]bool{}, Deletable: map[Key]bool{}, Forced: map[Key]bool{}, Applied: map[Key]Applied{},
+			Drain: map[string]bool{}, Drained: map[Key]bool{}, Gate: map[string]bool{}},
+		plan: sections["plan"],
 	}
 	for line := range strings.Lines(sections["view"]) {
 		f := strings.Fields(line)
@@ -77,10 +78,22 @@ func readCase(t *testing.T, file string) planCase {
 			c.view.Caps = CapabilitiesOf(f[1])
 			continue
 		}
+		switch f[0] {
+		case "drain":
+			c.view.Drain[f[1]] = true
+			continue
+		case "gate":
+			c.view.Gate[f[1]] = true
+			continue
+		}
 		backend, server, ok := strings.Cut(f[1], "/")
 		require.True(t, ok, line)
 		key := Key{backend, server}
 		switch f[0] {
+		case "drained":
+			c.view.Drained[key] = true
+		case "forced":
+			c.view.Forced[key] = true
 		case "foreign":
 			c.view.Foreign[key] = true
 		case "deletable":
@@ -143,6 +156,8 @@ func readField(t *testing.T, s *Server, word string) {
 		s.Check = Probe(number())
 	case "agent":
 		s.Agent = Probe(number())
+	case "passed":
+		s.CheckResult = checkPassed
 	case "options":
 		s.Options = strings.Split(value, ",")
 	case "cookie":
@@ -185,7 +200,6 @@ func (m *model) apply(s Step) error {
 		}
 		v := Server{Name: s.Server.Name, Addr: s.Server.Addr, ID: s.Server.ID, Weight: s.Server.Weight, Admin: Maint}
 		m.state[s.Backend] = append(servers, v)
-		m.view.Applied[s.Key()] = s.Server.Applied()
 		i = len(servers)
 	}
 	if i < 0 {
@@ -212,7 +226,11 @@ func (m *model) apply(s Step) error {
 				return ErrNotInMaintenance
 			}
 			m.state[s.Backend] = slices.Delete(m.state[s.Backend], i, i+1)
-			delete(m.view.Applied, s.Key())
+		case cmd == "set maxconn":
+			if words[2] != "server" {
+				return fmt.Errorf("%q: %w", words, ErrUnknownCommand)
+			}
+		case cmd == "shutdown sessions":
 		case words[3] == "weight":
 			w, err := strconv.Atoi(words[4])
 			if err != nil {
@@ -221,14 +239,18 @@ func (m *model) apply(s Step) error {
 			v.Weight = w
 		case words[4] == "ready":
 			v.Admin, v.Op = Ready, OpRunning
+			v.Check &^= probePaused
 		case words[4] == "drain":
 			v.Admin, v.Op = Drain, OpRunning
+			v.Check &^= probePaused
 		case words[4] == "maint":
 			v.Admin, v.Op = Maint, OpStopped
+			v.Check |= probePaused
 		default:
 			return fmt.Errorf("%q: %w", words, ErrUnknownCommand)
 		}
 	}
+	s.Remember(m.view.Applied)
 	return nil
 }
 
@@ -264,7 +286,7 @@ func drawServers(t *rapid.T, label string) []Server {
 			ID:      rapid.SampledFrom([]int{0, 0, 0, 1, 2, MaxID}).Draw(t, "id"),
 			Weight:  rapid.IntRange(0, 3).Draw(t, "weight"),
 			Admin:   rapid.SampledFrom([]Admin{Ready, Ready, Ready, Drain, Maint}).Draw(t, "admin"),
-			Options: rapid.SampledFrom([][]string{nil, {"maxconn", "10"}, {"backup"}}).Draw(t, "options"),
+			Options: rapid.SampledFrom([][]string{nil, {"maxconn", "10"}, {"maxconn", "20"}, {"backup"}, {"check", "maxconn", "5"}}).Draw(t, "options"),
 		}
 		if !seen[s.Name] {
 			seen[s.Name] = true
@@ -343,6 +365,79 @@ func requireOptions(t *rapid.T, m *model, backend string, wanted []Server) {
 		require.GreaterOrEqual(t, i, 0)
 		require.Equal(t, wanted[i].Applied(), m.view.Applied[Key{backend, v.Name}])
 	}
+}
+
+// TestDiffDrainsAndGates: leaving servers drain first and new ones wait for their check, from any state to any other;
+// when time has passed and the checks are good, it is as without both.
+func TestDiffDrainsAndGates(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := modelOf(State{"a": nil, "b": nil}, View{})
+		m.view.Drain, m.view.Gate = map[string]bool{"a": true}, map[string]bool{"a": true, "b": true}
+		m.view.Drained = map[Key]bool{}
+		var d Differ
+		for range rapid.IntRange(1, 5).Draw(t, "rounds") {
+			desired := drawState(t, "desired")
+			before := map[Key]bool{}
+			for b, servers := range m.state {
+				for _, s := range servers {
+					if s.Admin == Ready {
+						before[Key{b, s.Name}] = true
+					}
+				}
+			}
+			clear(m.view.Drained)
+			for _, s := range d.Diff(m.state, desired, m.view) {
+				require.NoError(t, m.apply(s), s.Commands())
+				if s.Op == StepMaint && s.Backend == "a" && before[s.Key()] {
+					require.NotEqual(t, "no longer wanted", s.Why, "it was to drain first")
+				}
+			}
+			for k := range before {
+				base, _ := Generation(k.Server)
+				if slices.ContainsFunc(desired[k.Backend], func(s Server) bool { return s.Name == base && s.Admin == Ready }) {
+					require.True(t, slices.ContainsFunc(m.state[k.Backend], func(s Server) bool {
+						b, _ := Generation(s.Name)
+						return b == base && s.Admin == Ready
+					}), "%s is gone before what replaces it is ready", base)
+				}
+			}
+			for b, servers := range m.state {
+				for _, s := range servers {
+					if s.Admin == Ready && !before[Key{b, s.Name}] {
+						require.True(t, s.Check&ProbeConfigured == 0 || s.CheckResult == checkPassed, "%s takes traffic unchecked", s.Name)
+					}
+				}
+			}
+			require.Empty(t, d.Diff(m.state, desired, m.view).String(), "while it is waited for, nothing is done")
+			waiting := slices.Clone(d.Waiting())
+
+			// Checks run where HAProxy lets them, and the drain's time passes.
+			for b, servers := range m.state {
+				for i := range servers {
+					v := &servers[i]
+					if v.Check.Running() && v.Check&probePaused == 0 {
+						v.CheckResult = checkPassed
+					}
+					m.view.Drained[Key{b, v.Name}] = true
+				}
+			}
+			for range 3 {
+				for _, s := range d.Diff(m.state, desired, m.view) {
+					require.NoError(t, m.apply(s), s.Commands())
+				}
+			}
+			require.Equal(t, serving(desired), serving(m.state), "waiting were %v", waiting)
+			require.Empty(t, d.Waiting())
+		}
+	})
+}
+
+// TestDiffOfNothingAllocatesNothing: a host whose registry is quiet spends its audits without garbage.
+func TestDiffOfNothingAllocatesNothing(t *testing.T) {
+	actual, desired := benchmarkStates(1000)
+	var d Differ
+	d.Diff(actual, desired, View{})
+	assert.Zero(t, testing.AllocsPerRun(10, func() { d.Diff(actual, desired, View{}) }))
 }
 
 // TestDiffDoesNotDependOnOrder: HAProxy lists servers in the order they were added, which means nothing.
@@ -436,8 +531,9 @@ func BenchmarkDiff(b *testing.B) {
 		actual, desired := benchmarkStates(n)
 		b.Run(fmt.Sprintf("same/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
+			var d Differ
 			for b.Loop() {
-				if p := Diff(actual, desired, View{}); len(p) != 0 {
+				if p := d.Diff(actual, desired, View{}); len(p) != 0 {
 					b.Fatal(p)
 				}
 			}

@@ -183,7 +183,7 @@ func (d *slotDiff) serves(s, w Server) bool {
 		return s.Name == w.Name
 	}
 	a, known := d.applied(s)
-	return Owned(s) && (!known || a.equal(w))
+	return Owned(s) && (!known || a.fits(w))
 }
 
 // compareSeats orders objects of one address: those that take traffic, then slots, then by number.
