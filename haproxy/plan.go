@@ -137,7 +137,7 @@ type Step struct {
 	Backend  string
 	Server   Server   // as it is to be after the step
 	Extra    []string // words behind the options that this version of HAProxy needs; no part of Server.Options
-	Gated    bool     // StepAdd: stay in maintenance, where the check runs, until it has passed
+	Gated    bool     // StepAdd: stay in maintenance, where the check runs, until it has passed; StepReady: be down until then
 	Occupant string   // the server in question, where Server is a slot
 	Why      string   // one line for people
 }
@@ -175,6 +175,11 @@ func (s Step) words() [][]string {
 		}
 		if s.Server.Agent.Idle() {
 			out = append(out, []string{"enable", "agent", target})
+		}
+		if s.Gated {
+			// Out of maintenance HAProxy takes a server for up. Draining it gets no traffic before it is told that the
+			// server is down, and then only its checks can bring it up.
+			out = append(out, set("state", Drain.String()), set("health", "down"))
 		}
 		return append(out, set("state", state.String()))
 	case StepMaint:
@@ -295,6 +300,9 @@ func (s Step) change(v *Server) {
 		v.Admin, v.Op = Ready, OpRunning
 		if s.Op == StepDrain {
 			v.Admin = Drain
+		}
+		if s.Gated {
+			v.Op = OpStopped
 		}
 		v.Check = v.Check.enabled() &^ probePaused
 		v.Agent = v.Agent.enabled()

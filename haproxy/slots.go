@@ -74,6 +74,9 @@ type SlotView struct {
 	Options []string        // those that every server of the backend is to have
 	Fixed   bool            // the algorithm takes no other weight than a slot's first one, and 0
 	Keep    bool            // nothing is taken away
+	Drain   bool            // leaving servers drain before they are put into maintenance
+	Drained map[Key]bool    // leaving servers that have drained for long enough
+	Gate    bool            // servers take traffic only after good checks of HAProxy's own
 }
 
 // Shortage is what DiffSlots cannot do: it needs a reload.
@@ -226,6 +229,9 @@ func (d *slotDiff) adjust(found, w Server) {
 		d.step(phaseRetire, StepDrain, s, w, why)
 	} else {
 		d.step(phase, StepReady, s, w, why)
+		// What its last check found may have been the slot's former server.
+		plan := d.steps[phase]
+		plan[len(plan)-1].Gated = d.view.Gate && found.Admin == Maint && found.Check&ProbeConfigured != 0
 	}
 }
 
@@ -281,12 +287,26 @@ func (d *slotDiff) clear() {
 		if d.taken[i] || s.Admin == Maint || d.view.Foreign[d.key(s)] || !IsSlot(s) && !Owned(s) {
 			continue
 		}
-		// An empty slot in traffic is a mishap; there is nothing in it to be missed.
 		if EmptySlot(s) || !d.moving && d.short.Slots == 0 {
-			s.Admin = Maint
-			d.step(phaseRetire, StepMaint, s, Server{Name: s.Addr.String()}, "no longer wanted")
+			d.retire(s)
 		}
 	}
+}
+
+func (d *slotDiff) retire(s Server) {
+	who, why := Server{Name: s.Addr.String()}, "no longer wanted"
+	switch {
+	case EmptySlot(s): // in traffic by mishap; there is nothing in it to be missed
+	case !d.view.Drain || d.view.Drained[d.key(s)]:
+	case s.Admin == Ready:
+		s.Admin = Drain
+		d.step(phaseRetire, StepDrain, s, who, why+", drains first")
+		return
+	case s.Admin == Drain:
+		return
+	}
+	s.Admin = Maint
+	d.step(phaseRetire, StepMaint, s, who, why)
 }
 
 func (d *slotDiff) rescue(phase int) int {
