@@ -126,17 +126,18 @@ type slotDiff struct {
 	steps   [phases]Plan
 	short   Shortage
 
+	number  []int  // found servers -> their number as slots, or 0
 	taken   []bool // found servers that are wanted
 	rescued bool   // some server takes traffic, or a step of phaseRescue sees to it
 	moving  bool   // a slot gets another address
 }
 
 func (d *slotDiff) run(wanted []Server) {
-	at := map[netip.AddrPort][]int{}
+	at := newAddrIndex(d.found)
+	d.number = make([]int, len(d.found))
 	for i, s := range d.found {
-		at[canonical(s.Addr)] = append(at[canonical(s.Addr)], i)
 		d.rescued = d.rescued || s.Admin == Ready && s.Op != OpStopped
-		if IsSlot(s) {
+		if d.number[i] = SlotNumber(s.Name); d.number[i] > 0 {
 			d.short.All++
 			if a, known := d.applied(s); known && !slices.Equal(a.Options, d.view.Options) {
 				d.short.Options = s.Name
@@ -148,7 +149,7 @@ func (d *slotDiff) run(wanted []Server) {
 		if w.Admin == Maint {
 			continue // it takes no traffic, so it takes no slot
 		}
-		if i := d.match(w, at[canonical(w.Addr)]); i >= 0 {
+		if i := d.match(w, at); i >= 0 {
 			d.taken[i] = true
 			d.adjust(d.found[i], w)
 		} else {
@@ -159,6 +160,36 @@ func (d *slotDiff) run(wanted []Server) {
 	d.clear()
 }
 
+// addrIndex finds the servers of a list that have an address. Empty slots are not in it.
+type addrIndex struct {
+	first map[netip.AddrPort]int // index of the last one
+	next  []int                  // index of a server -> that of another one with its address, or -1
+}
+
+func newAddrIndex(servers []Server) addrIndex {
+	x := addrIndex{make(map[netip.AddrPort]int, len(servers)/2), make([]int, len(servers))}
+	for i := range servers {
+		x.next[i] = -1
+		addr := canonical(servers[i].Addr)
+		if !addr.Addr().IsValid() || addr.Addr().IsUnspecified() {
+			continue
+		}
+		if other, ok := x.first[addr]; ok {
+			x.next[i] = other
+		}
+		x.first[addr] = i
+	}
+	return x
+}
+
+// of is the index of the first server with an address, to be followed through next; -1: none.
+func (x addrIndex) of(addr netip.AddrPort) int {
+	if i, ok := x.first[canonical(addr)]; ok {
+		return i
+	}
+	return -1
+}
+
 func (d *slotDiff) key(s Server) Key { return Key{d.backend, s.Name} }
 
 func (d *slotDiff) applied(s Server) (Applied, bool) {
@@ -167,9 +198,9 @@ func (d *slotDiff) applied(s Server) (Applied, bool) {
 }
 
 // match finds the object that is the wanted server among those with its address. -1: none.
-func (d *slotDiff) match(w Server, candidates []int) int {
+func (d *slotDiff) match(w Server, at addrIndex) int {
 	best := -1
-	for _, i := range candidates {
+	for i := at.of(w.Addr); i >= 0; i = at.next[i] {
 		if !d.taken[i] && d.serves(d.found[i], w) && (best < 0 || compareSeats(d.found[i], d.found[best]) < 0) {
 			best = i
 		}
@@ -254,9 +285,9 @@ func (d *slotDiff) house(homeless []Server) {
 	}
 	t := newSlotTable(len(d.found))
 	for i, s := range d.found {
-		if IsSlot(s) {
+		if n := d.number[i]; n > 0 {
 			free := !d.taken[i] && s.Admin == Maint && (EmptySlot(s) || d.view.Rested[d.key(s)])
-			t.add(i, SlotNumber(s.Name), free)
+			t.add(i, n, free)
 		}
 	}
 	t.settle()
@@ -284,7 +315,7 @@ func (d *slotDiff) clear() {
 		return
 	}
 	for i, s := range d.found {
-		if d.taken[i] || s.Admin == Maint || d.view.Foreign[d.key(s)] || !IsSlot(s) && !Owned(s) {
+		if d.taken[i] || s.Admin == Maint || !Owned(s) || d.view.Foreign[d.key(s)] {
 			continue
 		}
 		if EmptySlot(s) || !d.moving && d.short.Slots == 0 {
@@ -339,30 +370,38 @@ func FileSlots(held, wanted []Server, options []string, count int) []Server {
 	}
 	sit := func(i int, w Server) { out[i].Addr, out[i].Weight, out[i].Admin = w.Addr, w.Weight, w.Admin }
 
-	at := map[netip.AddrPort][]Server{}
-	used := make([]bool, count) // has, or had, an address
-	for _, s := range held {
+	at := newAddrIndex(held)
+	used := make([]bool, count)     // has, or had, an address
+	seats := make([]int, len(held)) // places in out; -1: none, or given away
+	for i, s := range held {
+		seats[i] = -1
 		if n := SlotNumber(s.Name); n > 0 && n <= count && !EmptySlot(s) {
 			used[n-1] = true
-			at[canonical(s.Addr)] = append(at[canonical(s.Addr)], s)
+			seats[i] = n - 1
 		}
-	}
-	for _, list := range at {
-		slices.SortFunc(list, compareSeats)
 	}
 	var homeless []Server
 	for _, w := range wanted {
-		list := at[canonical(w.Addr)]
-		switch {
-		case w.Admin == Maint:
-		case len(list) > 0:
-			sit(SlotNumber(list[0].Name)-1, w)
-			at[canonical(w.Addr)] = list[1:]
-		default:
-			homeless = append(homeless, w)
+		if w.Admin == Maint {
+			continue
 		}
+		best := -1
+		for i := at.of(w.Addr); i >= 0; i = at.next[i] {
+			if seats[i] >= 0 && (best < 0 || compareSeats(held[i], held[best]) < 0) {
+				best = i
+			}
+		}
+		if best < 0 {
+			homeless = append(homeless, w)
+			continue
+		}
+		sit(seats[best], w)
+		seats[best] = -1
 	}
 	for _, resting := range []bool{false, true} { // those that were never used first, as a running process does
+		if len(homeless) == 0 {
+			break
+		}
 		t := newSlotTable(count)
 		for i, s := range out {
 			t.add(i, i+1, EmptySlot(s) && (resting || !used[i]))
