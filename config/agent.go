@@ -37,7 +37,7 @@ type Service struct {
 	Guard        Guard
 	Zone         *Zone
 	Subset       *Subset
-	DrainTimeout time.Duration
+	DrainTimeout time.Duration // a leaving server drains for so long before it is put into maintenance; 0: not at all
 
 	HAProxy            ServiceHAProxy
 	FileOutputDisabled bool
@@ -154,6 +154,7 @@ type ServiceHAProxy struct {
 	BackendOrder    string // "", asc, desc, no_shuffle, shuffle
 	SharedFrontend  []string
 	CookieValueHash bool // cookie_value_method = "hash"
+	HealthGate      bool // a new server takes traffic after HAProxy's first good check; default: the top-level one
 }
 
 // HAProxy is the top-level haproxy section.
@@ -186,6 +187,10 @@ type HAProxy struct {
 	ServerOrderSeed string // digits; Synapse's users give 128-bit numbers
 	MaxServerID     int
 	UseNerveWeights bool // default true
+
+	HealthGate            bool          // default of the services' own
+	DeleteAfter           time.Duration // of servers that left; 0: a minute, ten before HAProxy 3.0
+	ShutdownSessionsAfter time.Duration // of servers that left and still have sessions; 0: never
 }
 
 // Section is one hand-written section of haproxy.cfg.

@@ -144,7 +144,7 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.BackendPortOverride = override
 	}
 
-	t.later("load_test_concurrency", "guard", "zone", "subset", "drain_timeout", "file_output")
+	t.later("load_test_concurrency", "guard", "zone", "subset", "file_output")
 	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
 	s.Guard = t.guard()
 	if z := t.sub("zone"); z != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,10 +50,16 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.ServerOrderSeed = t.seed("server_order_seed")
 	h.UseNerveWeights = t.flag("use_nerve_weights", h.UseNerveWeights)
 
+	h.HealthGate = t.flag("health_gate", false)
+	h.DeleteAfter = t.duration("delete_after", 0, 0)
+	h.ShutdownSessionsAfter = t.duration("shutdown_sessions_after", 0, 0)
+
 	t.later("state_file_path", "state_file_ttl", "max_server_id")
 	h.StateFilePath = t.filePath("state_file_path", "")
 	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
 	h.MaxServerID = int(t.whole("max_server_id", int64(h.MaxServerID), 1, 1<<31-1))
+
+	r.gate = h.HealthGate
 
 	// Someone who turns both ways of control off does not want a HAProxy started either.
 	handsOff := !h.DoSocket && !h.DoReloads
@@ -217,6 +224,10 @@ func (t *table) serviceHAProxy() (h ServiceHAProxy, portOverride uint16) {
 		s.mismatch("backend_name", "the name of a section of haproxy.cfg", "use only letters, digits and _ . : -")
 	}
 	h.BackendOrder = s.choice("backend_order", "", "shuffle", "asc", "desc", "no_shuffle")
+	h.HealthGate = s.flag("health_gate", t.r.gate)
+	if h.HealthGate && !slices.Contains(strings.Fields(h.ServerOptions), "check") && s.given("health_gate") != nil {
+		s.warn("health_gate", "waits for HAProxy's check, which server_options does not ask for", `add the word check to server_options, unless a default-server line has it`)
+	}
 	h.CookieValueHash = s.choice("cookie_value_method", "name", "name", "hash") == "hash"
 	if s.given("use_nerve_weights") != nil {
 		s.warn("use_nerve_weights", "has no effect here, as in Synapse", "write it in the top-level haproxy section")

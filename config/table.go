@@ -20,6 +20,7 @@ type reader struct {
 	main       string // the main file's name
 	disk       disk
 	wrongHosts bool // the file's ZooKeeper hosts are wrong: no service need say that it has none
+	gate       bool // haproxy.health_gate, the default of the services
 }
 
 func (r *reader) add(n *node, path, text, remedy string, warning bool) {
