@@ -7,20 +7,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
+// gateInterval is how often a gated server that is down is checked.
+const gateInterval = "250ms"
+
 // backend is a service as HAProxy is to have it, before its servers are looked at: what a server line of it needs.
 type backend struct {
-	name    string   // HAProxy's section
-	options []string // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
-	cookies bool     // a cookie directive is in force, so that servers need their cookie
-	hash    bool     // cookie_value_method = "hash"
-	weights bool     // weights of the registry are used
-	foreign []string // names of servers written by hand into the backend
+	name    string        // HAProxy's section
+	options []string      // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
+	cookies bool          // a cookie directive is in force, so that servers need their cookie
+	hash    bool          // cookie_value_method = "hash"
+	weights bool          // weights of the registry are used
+	foreign []string      // names of servers written by hand into the backend
+	drain   time.Duration // a leaving server drains for so long first
+	gate    bool          // a new server waits for HAProxy's first good check
 
 	lines, defaultsLines []string // they decide what can be done at run time
 }
@@ -28,9 +34,17 @@ type backend struct {
 // newBackend gathers what the configuration says about a service's servers.
 func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Service) backend {
 	defaults, lines := f.DefaultsLines(), s.BackendLines()
+	options := append(haproxy.DefaultServerWords(defaults, lines), splitWords(cs.HAProxy.ServerOptions)...)
+	if cs.HAProxy.HealthGate && slices.Contains(options, "check") && !slices.Contains(options, "downinter") {
+		// The first check of a server added at run time comes after downinter, if there is one, and after a whole inter
+		// otherwise (2.6 to 3.2).
+		options = append(options, "downinter", gateInterval)
+	}
 	return backend{
 		name:    s.SectionName(),
-		options: append(haproxy.DefaultServerWords(defaults, lines), splitWords(cs.HAProxy.ServerOptions)...),
+		options: options,
+		drain:   cs.DrainTimeout,
+		gate:    cs.HAProxy.HealthGate,
 		cookies: !modeTCP(lines) && hasCookie(defaults, lines),
 		hash:    cs.HAProxy.CookieValueHash,
 		weights: c.HAProxy.UseNerveWeights,

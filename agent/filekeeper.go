@@ -42,6 +42,7 @@ type filekeeper struct {
 	process  *haproxy.Process  // nil: somebody else runs HAProxy
 
 	quarantine *quarantine
+	ladder     *ladder
 
 	mu         sync.Mutex
 	original   []byte // as found at the start
@@ -50,6 +51,7 @@ type filekeeper struct {
 	running    map[string]string // digest each HAProxy was started with, by socket
 	asked      map[string]bool   // digests that a reload was asked for
 	written    *wanted           // what the file was last brought up to
+	climbed    uint64            // and the ladder's revision
 	due        []string          // reasons for a reload that waits for the file
 	begun      bool              // the file was written, or found right, once
 	seen       map[string]bool   // options of servers that were in a written file, by optionsKey
@@ -79,6 +81,7 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		original:   original, onDisk: haproxy.ServersOfText(original),
 		running: map[string]string{}, asked: map[string]bool{},
 	}
+	k.ladder = newLadder(w(), k.onDisk)
 	k.try(k.onDisk)
 	if len(original) > 0 {
 		k.diskStatic = haproxy.StaticOfText(original)
@@ -224,8 +227,11 @@ func (k *filekeeper) tried(servers haproxy.State) haproxy.State {
 func (k *filekeeper) inStep() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.writes || k.written == k.wanted()
+	return !k.writes || k.upTo(k.wanted())
 }
+
+// upTo tells whether the file holds w, in the form that HAProxy asks for. The caller holds mu.
+func (k *filekeeper) upTo(w *wanted) bool { return k.written == w && k.climbed == k.ladder.revision() }
 
 // nextWrite is when the file may be written again.
 func (k *filekeeper) nextWrite() time.Time {
@@ -247,7 +253,8 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	}
 	k.mu.Lock()
 	w, due := k.wanted(), len(k.due)
-	servers := w.forFile(k.quarantine)
+	climbed := k.ladder.revision()
+	servers := w.forFile(k.quarantine, k.ladder)
 	writer := k.plain
 	if k.diskStatic != w.static || k.untried(servers) {
 		writer = k.checked
@@ -279,11 +286,11 @@ func (k *filekeeper) write(ctx context.Context) bool {
 		} else {
 			k.try(servers)
 		}
-		if w == k.wanted() {
+		if w == k.wanted() && climbed == k.ladder.revision() {
 			due = len(k.due)
 		}
 		reasons, k.due = k.due[:due:due], k.due[due:]
-		k.onDisk, k.diskStatic, k.written = servers, w.static, w
+		k.onDisk, k.diskStatic, k.written, k.climbed = servers, w.static, w, climbed
 		if changed {
 			k.wrote = time.Now()
 			if k.took = k.wrote.Sub(began); writer != k.plain {
@@ -363,7 +370,7 @@ func (k *filekeeper) compare() {
 // old one would have to be reloaded again.
 func (k *filekeeper) needReload(reason string) {
 	k.mu.Lock()
-	wait := k.writes && k.written != k.wanted()
+	wait := k.writes && !k.upTo(k.wanted())
 	if wait && !slices.Contains(k.due, reason) {
 		k.due = append(k.due, reason)
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,9 +104,11 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				suspect = g.process.Started()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
-				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect, grace: a.o.DeleteAfter,
+				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
+				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
 				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -353,7 +356,9 @@ func (g *generation) fill(st *Status) {
 		if !ok {
 			b = wantedBackend{backend: g.composer.backends[i]}
 		}
-		st.Services = append(st.Services, serviceStatus(v, b, g.file.quarantine.reasons(b.name)))
+		s := serviceStatus(v, b, g.file.quarantine.reasons(b.name))
+		s.stands(g.file.ladder.of(b.name))
+		st.Services = append(st.Services, s)
 	}
 	for _, r := range g.haproxys {
 		if s := r.status.Load(); s != nil {

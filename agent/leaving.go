@@ -1,27 +1,113 @@
 package agent
 
 import (
+	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
-// retire brings the list of servers that wait in maintenance for their deletion in line with a backend as it was read.
-func (r *reconciler) retire(name string, now time.Time) {
-	waiting := map[string]bool{}
+// Pacing of what only time decides.
+const (
+	// Deletion is HAProxy's riskiest command: few at a time, with pauses, and only when nothing else is due.
+	sweepEvery   = time.Second
+	fewDeletes   = 4 // before 3.0, which has most of the fixes
+	moreDeletes  = 16
+	busyAgain    = 10 * time.Second // until a server with connections is looked at again
+	noDeletes    = 10 * time.Minute // longest wait for others on the socket, where the version is not known to crash
+	gateLeast    = 50 * time.Millisecond
+	gateMost     = time.Second
+	gateShare    = 4 // a check is looked for again after this part of the time that it was waited for
+	defaultGrace = time.Minute
+	longGrace    = 10 * time.Minute
+)
+
+// retirement is a server of ours that is in maintenance, which may be because nobody wants it.
+type retirement struct {
+	since time.Time
+	look  time.Time // when it may be deleted
+}
+
+// gate is a backend with servers that wait for HAProxy's first good check.
+type gate struct {
+	since   time.Time // the latest of them was added then, or found
+	next    time.Time // when the results are looked at
+	servers int
+}
+
+// observe notes which servers of a backend, as it was read, are in maintenance and which drain.
+func (r *reconciler) observe(name string, now time.Time) {
+	there := map[string]haproxy.Admin{}
 	for _, s := range r.actual[name] {
-		if s.Admin == haproxy.Maint && haproxy.Owned(s) {
-			waiting[s.Name] = true
-			k := haproxy.Key{Backend: name, Server: s.Name}
-			if _, ok := r.retired[k]; !ok {
-				r.retired[k] = now
-			}
+		if s.Admin != haproxy.Ready && haproxy.Owned(s) && !haproxy.EmptySlot(s) {
+			there[s.Name] = s.Admin
 		}
 	}
-	for k := range r.retired {
-		if k.Backend == name && !waiting[k.Server] {
-			delete(r.retired, k)
+	gone := func(state haproxy.Admin) func(haproxy.Key) bool {
+		return func(k haproxy.Key) bool {
+			admin, ok := there[k.Server]
+			return k.Backend == name && (!ok || admin != state)
 		}
+	}
+	inMaint, drains := gone(haproxy.Maint), gone(haproxy.Drain)
+	maps.DeleteFunc(r.retired, func(k haproxy.Key, _ retirement) bool { return inMaint(k) })
+	maps.DeleteFunc(r.draining, func(k haproxy.Key, _ time.Time) bool { return drains(k) })
+	for server, admin := range there {
+		k := haproxy.Key{Backend: name, Server: server}
+		if _, known := r.retired[k]; admin == haproxy.Maint && !known {
+			r.retired[k] = retirement{now, now.Add(r.graceFor())}
+		}
+		if _, known := r.draining[k]; admin == haproxy.Drain && !known {
+			r.draining[k] = now
+		}
+	}
+}
+
+// moved notes what a step did to a server that leaves or returns.
+func (r *reconciler) moved(st haproxy.Step, now time.Time) {
+	k := st.Key()
+	delete(r.retired, k)
+	delete(r.draining, k)
+	switch st.Op {
+	case haproxy.StepMaint:
+		r.retired[k] = retirement{now, now.Add(r.graceFor())}
+	case haproxy.StepDrain:
+		r.draining[k] = now
+	}
+}
+
+// drained are the servers that have drained for as long as their service has them drain when they leave.
+func (r *reconciler) drained(w *wanted, now time.Time) map[haproxy.Key]bool {
+	out := map[haproxy.Key]bool{}
+	for k, since := range r.draining {
+		if d := w.backends[k.Backend].drain; d > 0 && now.Sub(since) >= d {
+			out[k] = true
+		}
+	}
+	return out
+}
+
+// await notes which of the backends just compared wait for checks, and when they are to be looked at again: soon at
+// first, then after a quarter of the time that they have waited.
+func (r *reconciler) await(due []string, waiting []haproxy.Key, now time.Time) {
+	n := map[string]int{}
+	for _, k := range waiting {
+		n[k.Backend]++
+	}
+	for _, name := range due {
+		g, waited := r.gated[name]
+		switch {
+		case n[name] == 0:
+			delete(r.gated, name)
+			continue
+		case !waited || n[name] > g.servers:
+			g.since = now
+		}
+		g.servers = n[name]
+		g.next = now.Add(min(max(now.Sub(g.since)/gateShare, gateLeast), gateMost))
+		r.gated[name] = g
 	}
 }
 
@@ -32,32 +118,152 @@ func (r *reconciler) graceFor() time.Duration {
 	case r.grace > 0:
 		return r.grace
 	case r.caps.Major < 3:
-		return 10 * time.Minute
+		return longGrace
 	}
-	return time.Minute
+	return defaultGrace
 }
 
-func (r *reconciler) deletable(now time.Time) map[haproxy.Key]bool {
-	out := map[haproxy.Key]bool{}
-	for k, since := range r.retired {
-		if now.Sub(since) >= r.graceFor() {
-			out[k] = true
-		}
-	}
-	return out
-}
-
-// nextTask is when something is to be done although nothing happens: a table to be read, a server to be deleted.
+// nextTask is when something is to be done although nothing happens.
 func (r *reconciler) nextTask() (time.Time, bool) {
-	first := r.readAt
-	for _, since := range r.retired {
-		due := since.Add(r.graceFor())
-		if soon := time.Now().Add(100 * time.Millisecond); due.Before(soon) {
-			due = soon // what is overdue waits for a round with nothing else to do
+	var first time.Time
+	by := func(t time.Time) {
+		if first.IsZero() || t.Before(first) {
+			first = t
 		}
-		if first.IsZero() || due.Before(first) {
-			first = due
+	}
+	w := r.wanted()
+	for k, since := range r.draining {
+		if d := w.backends[k.Backend].drain; d > 0 {
+			by(since.Add(d))
 		}
+	}
+	for _, g := range r.gated {
+		by(g.next)
+	}
+	if len(r.cut) > 0 {
+		by(time.Now())
+	}
+	for _, t := range r.retired {
+		if t.look.Before(r.sweepAt) {
+			t.look = r.sweepAt
+		}
+		by(t.look)
 	}
 	return first, !first.IsZero()
+}
+
+// sweep deletes some of the servers that left long ago: of those the ones that HAProxy has no connection to, one at a
+// time, and never while somebody else talks to the socket, who might be reading a dump of them (2.6.12 crashes, and so
+// did later versions with other dumps). Sessions that stay for too long are ended, where that is wanted.
+func (r *reconciler) sweep(ctx context.Context, w *wanted) error {
+	now := time.Now()
+	candidates := r.candidates(w, now)
+	if len(candidates) == 0 {
+		return nil
+	}
+	r.sweepAt = now.Add(min(sweepEvery, r.graceFor()))
+	c, err := r.warm(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Identity() != r.identity {
+		return errReplaced
+	}
+	var backends []string
+	found, nothing := haproxy.State{}, haproxy.State{}
+	for _, k := range candidates {
+		i := slices.IndexFunc(r.actual[k.Backend], func(s haproxy.Server) bool { return s.Name == k.Server })
+		if i < 0 {
+			delete(r.retired, k)
+			continue
+		}
+		if _, ok := nothing[k.Backend]; !ok {
+			backends = append(backends, k.Backend)
+		}
+		nothing[k.Backend] = nil
+		found[k.Backend] = append(found[k.Backend], r.actual[k.Backend][i])
+	}
+	asking, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	conns, err := c.Conns(asking, backends...)
+	if err != nil {
+		return err
+	}
+	view := haproxy.View{Caps: r.caps, Foreign: foreign(w, backends), Deletable: map[haproxy.Key]bool{}, Forced: map[haproxy.Key]bool{}}
+	for _, k := range candidates {
+		t := r.retired[k]
+		t.look = now.Add(min(busyAgain, r.graceFor()))
+		switch used := conns[k]; {
+		case used == haproxy.Conns{}:
+			view.Deletable[k] = true
+		case used.Used > 0 && r.forceAfter > 0 && now.Sub(t.since) >= r.forceAfter:
+			view.Forced[k] = true
+		}
+		if _, ok := r.retired[k]; ok {
+			r.retired[k] = t
+		}
+	}
+	plan := r.differ.Diff(found, nothing, view)
+	applied := false
+	for _, step := range plan {
+		if step.Op == haproxy.StepDelete && r.watched(now.Sub(r.retired[step.Key()].since)) {
+			continue
+		}
+		results := c.Apply(ctx, haproxy.Plan{step})
+		r.metrics.round(time.Since(now), results)
+		r.settle(w, nil, results)
+		applied = true
+	}
+	if !applied {
+		return nil
+	}
+	r.publish(w, backends, nil)
+	return r.same(ctx)
+}
+
+// candidates are the servers whose time has come, the longest retired first.
+func (r *reconciler) candidates(w *wanted, now time.Time) []haproxy.Key {
+	if now.Before(r.sweepAt) {
+		return nil
+	}
+	var out []haproxy.Key
+	for k, t := range r.retired {
+		if now.Before(t.look) {
+			continue
+		}
+		b := w.backends[k.Backend]
+		base, _ := haproxy.Generation(k.Server)
+		// A server of a set that is from disk is not known to be unwanted; one that is wanted is in maintenance by
+		// intent, or waits for its check.
+		_, gated := r.gated[k.Backend]
+		inUse := haproxy.SlotNumber(k.Server) > 0 && r.ladder.of(k.Backend).rung == haproxy.RungSlots
+		if !b.known || inUse || b.stale || gated || b.wants(base) && !r.superseded(k) {
+			t.look = now.Add(min(busyAgain, r.graceFor()))
+			r.retired[k] = t
+			continue
+		}
+		out = append(out, k)
+	}
+	slices.SortFunc(out, func(a, b haproxy.Key) int { return r.retired[a].since.Compare(r.retired[b].since) })
+	most := moreDeletes
+	if r.caps.Major < 3 {
+		most = fewDeletes
+	}
+	return out[:min(len(out), most)]
+}
+
+// superseded tells whether another object serves under the name of a retired one.
+func (r *reconciler) superseded(k haproxy.Key) bool {
+	base, _ := haproxy.Generation(k.Server)
+	return slices.ContainsFunc(r.actual[k.Backend], func(s haproxy.Server) bool {
+		b, _ := haproxy.Generation(s.Name)
+		return b == base && s.Name != k.Server && s.Admin != haproxy.Maint
+	})
+}
+
+// watched tells whether a deletion must wait because somebody else is connected to the socket. Where the version is not
+// known to crash, that holds for a while only: a tool that never hangs up must not keep every server that ever left.
+func (r *reconciler) watched(waited time.Duration) bool {
+	others, known := haproxy.OtherClients(r.socket, 1)
+	return known && others > 0 && (r.caps.Major < 3 || waited < r.graceFor()+noDeletes)
 }

@@ -26,6 +26,14 @@ type Preview struct {
 	Reload  string          // why a reload is needed; empty: none is
 	Unheard bool            // the registry did not answer for every service
 	Notes   []string        // what could not be found out, and what was used instead
+	Rungs   []RungPreview   // backends that do not take servers at run time
+}
+
+// RungPreview is how HAProxy takes changes of one backend's servers.
+type RungPreview struct {
+	Backend string
+	Rung    haproxy.Rung
+	Reason  string // why no better way fits; empty: there is none
 }
 
 // TargetPreview is the plan for one HAProxy.
@@ -62,23 +70,38 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
 	}
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: len(notes) > 0, Notes: notes}
+	l := newLadder(w, onDisk)
+	p := &Preview{Unheard: len(notes) > 0, Notes: notes}
 	for _, n := range w.names() {
 		for _, r := range w.backends[n].refused {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
 		}
 	}
+	if asked && c.HAProxy.DoSocket {
+		for i, socket := range c.HAProxy.SocketFilePaths {
+			p.ask(ctx, socket, ladderFor(i, l), w, onDisk, text)
+		}
+	}
+	p.Rungs = rungs(l, w)
+	p.File = w.file.Render(w.forFile(newQuarantine(), l))
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {
 		p.Written = !bytes.Equal(p.File, text)
 	}
-	if asked && c.HAProxy.DoSocket {
-		for _, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, socket, w, onDisk, text)
-		}
-	} else if asked && p.Written {
+	if asked && !c.HAProxy.DoSocket && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"
 	}
 	return p, nil
+}
+
+// rungs are where the known backends stand.
+func rungs(l *ladder, w *wanted) []RungPreview {
+	var out []RungPreview
+	for _, name := range w.names() {
+		if f := l.of(name); f.rung != 0 && f.why != "" {
+			out = append(out, RungPreview{name, f.rung, f.why})
+		}
+	}
+	return out
 }
 
 // listen hears each service's source once.
@@ -128,14 +151,14 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, socket string, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, socket string, l *ladder, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-		retired: map[haproxy.Key]time.Time{}, unfit: map[string]string{},
+		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
-		log:    quiet(), quarantine: newQuarantine(),
+		log:    quiet(), quarantine: newQuarantine(), ladder: l, again: func() {},
 		reload: func(reason string) { p.Reload = reason },
 		loaded: func(_, static string, found bool) {
 			if !found {

@@ -18,22 +18,28 @@ import (
 // Pacing of the reconciler. They are the field's usual values, not promises.
 const (
 	identityEvery = 500 * time.Millisecond // a restart or reload by others is seen at the latest after this
-	readAfter     = 200 * time.Millisecond // from a change to the reading that confirms it
 	auditEvery    = 30 * time.Second       // the whole state is read and compared
 	warmFor       = 2 * time.Second        // a connection of this age may still be used
 	retryLeast    = 5 * time.Millisecond
 	retryMost     = time.Second
-	socketTimeout = 10 * time.Second // a whole round; a stuck HAProxy must not stop the next try
+	socketTimeout = 10 * time.Second // connecting and reading; a stuck HAProxy must not stop the next try
 	startPatience = 2 * time.Second  // a HAProxy that is being started is not reported as missing
-	deletesARound = 4                // deletion is HAProxy's riskiest command: few, and only when nothing else is due
+
+	// The first change after quiet is applied at once. Behind a round is a pause of roundPause times its length, in
+	// which changes gather: under a storm HAProxy, and this host, spend a fifth of the time on it.
+	roundPause     = 4
+	mostRoundPause = 250 * time.Millisecond
+	// stepsARound bounds a round. What is left of a large fill is done in the next one, so that a change of another
+	// service does not wait for all of it.
+	stepsARound = 2000
 )
 
 // reconciler brings one HAProxy to what is wanted. It is the only user of that HAProxy's admin socket in this
 // process. It decides nothing: it takes the real state, asks haproxy.Diff for the plan, and applies it.
 //
-// The real state is read at the start, from every new process, after every error, as an audit, and after each change:
-// a change of one service is applied at once against what HAProxy confirmed last, so that a join does not wait for the
-// table of ten thousand others, and then that backend's table is read and compared.
+// The real state is read at the start, from every new process, after every error, and as an audit. Between these, a
+// change is applied against what HAProxy confirmed, command by command, from a process that is known to be the one that
+// serves: a join among ten thousand servers costs what it costs among ten.
 type reconciler struct {
 	socket  string
 	wanted  func() *wanted
@@ -48,7 +54,10 @@ type reconciler struct {
 	client *haproxy.Client // the young connection for the next round; nil: none
 	dialed time.Time
 
+	forceAfter time.Duration // sessions on a retired server are ended then; 0: never
+
 	quarantine *quarantine
+	ladder     *ladder
 	again      func() // has everybody look at wanted again
 
 	// The reconciler's own, touched only by its goroutine.
@@ -58,19 +67,25 @@ type reconciler struct {
 	actual   haproxy.State               // as read, and as confirmed since
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
 	fresh    map[string]bool             // backends that were read in this round
-	unread   map[string]bool             // backends that were changed since they were read
 	earlier  map[haproxy.Key]bool        // servers that the process had when it was met, in backends whose set is from disk
-	readAt   time.Time                   // when they are to be read; zero: none is
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
-	retired  map[haproxy.Key]time.Time // since when a server that nobody wants is in maintenance
+	differ   haproxy.Differ
+	retired  map[haproxy.Key]retirement
+	draining map[haproxy.Key]time.Time // since when a server drains, which may be one that leaves
+	gated    map[string]gate           // backends with servers that wait for their first good check
+	sweepAt  time.Time                 // not before this, servers are deleted
+	paced    time.Time                 // not before this, changes are applied
 	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
 	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
 	began    time.Time
 	unfit    map[string]string
-	late     map[string]bool   // backends of this round whose adds wait for a reload
-	asked    map[string]uint64 // revision of each backend that a reload was asked for; none once it has what it needs
-	warned   bool              // it was said that HAProxy does not answer
+	late     map[string]bool      // backends of this round whose adds wait for a reload
+	rested   map[haproxy.Key]bool // slots that may get another address in this round
+	cut      map[string]bool      // backends of this round with steps that are left for the next one
+	bad      bool                 // the last round had refusals: the next one leaves nothing for later, to get past them
+	asked    map[string]uint64    // revision of each backend that a reload was asked for; none once it has what it needs
+	warned   bool                 // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
 	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
@@ -99,15 +114,17 @@ type counts struct {
 	Drain int `json:"drain"`
 	Maint int `json:"maint"`
 	Up    int `json:"up"`
+	Gated int `json:"gated,omitempty"` // of those not ready: they wait for HAProxy's first good check
 }
 
 // run blocks until ctx is done. HAProxy stays as it is.
 func (r *reconciler) run(ctx context.Context) {
 	r.done, r.told = map[string]uint64{}, map[string]uint64{}
-	r.actual, r.unread = haproxy.State{}, map[string]bool{}
+	r.actual = haproxy.State{}
 	r.settled, r.fresh = map[string][]haproxy.Server{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
-	r.retired = map[haproxy.Key]time.Time{}
+	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]time.Time{}
+	r.gated = map[string]gate{}
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
 	defer r.drop()
@@ -116,8 +133,9 @@ func (r *reconciler) run(ctx context.Context) {
 	defer look.Stop()
 	audit := time.NewTicker(auditEvery)
 	defer audit.Stop()
-	retry := time.NewTimer(0) // the first round
-	defer retry.Stop()
+	retry := newAlarm()
+	defer retry.timer.Stop()
+	retry.by(time.Now()) // the first round
 	backoff := retryLeast
 	var alert time.Time // when there was a sign that the process is being replaced
 
@@ -145,11 +163,13 @@ func (r *reconciler) run(ctx context.Context) {
 			// Often at first, then less and less: most reloads take milliseconds, those of large files seconds.
 			look.Reset(min(max(retryLeast, time.Since(alert)/10), identityEvery))
 		case <-r.wake:
-			err = r.round(ctx, full)
-		case <-retry.C:
-			if !r.readAt.IsZero() && !time.Now().Before(r.readAt) {
-				r.forget()
+			if time.Until(r.paced) > 0 {
+				retry.by(r.paced)
+				continue
 			}
+			err = r.round(ctx, full)
+		case <-retry.timer.C:
+			retry.at = time.Time{}
 			err = r.round(ctx, full)
 		case <-audit.C:
 			full = true
@@ -163,14 +183,33 @@ func (r *reconciler) run(ctx context.Context) {
 		switch {
 		case err != nil:
 			r.drop()
-			retry.Reset(backoff/2 + rand.N(backoff/2))
+			retry.by(time.Now().Add(backoff/2 + rand.N(backoff/2)))
 			backoff = min(backoff*2, retryMost)
 		default:
 			backoff = retryLeast
 			if next, ok := r.nextTask(); ok {
-				retry.Reset(time.Until(next))
+				retry.by(next)
 			}
 		}
+	}
+}
+
+// alarm is a timer that rings at the earliest of the times it was told since it rang last.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time // zero: none
+}
+
+func newAlarm() *alarm {
+	a := &alarm{timer: time.NewTimer(time.Hour)}
+	a.timer.Stop()
+	return a
+}
+
+func (a *alarm) by(t time.Time) {
+	if a.at.IsZero() || t.Before(a.at) {
+		a.at = t
+		a.timer.Reset(time.Until(t))
 	}
 }
 
@@ -178,17 +217,15 @@ func (r *reconciler) run(ctx context.Context) {
 var errRefused = errors.New("HAProxy refused commands")
 
 // round compares HAProxy's state with what is wanted, and applies the difference. full reads and looks at every
-// backend, otherwise only those are looked at whose wanted state changed since they were confirmed, and those that are
-// to be read again.
+// backend, otherwise only those are looked at whose wanted state changed since they were confirmed, and those that time
+// has a part in. When none is, servers that left long ago are deleted.
 func (r *reconciler) round(ctx context.Context, full bool) error {
-	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
-	defer cancel()
 	began := time.Now()
 	w := r.wanted()
 	due := r.due(w, full)
 	if len(due) == 0 && !full {
 		r.setStatus(func(s *haproxyStatus) { s.reached = w })
-		return nil
+		return r.sweep(ctx, w)
 	}
 	c, err := r.warm(ctx)
 	if err != nil {
@@ -199,34 +236,26 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		due = w.names()
 		full = true
 	}
-
 	if err := r.read(ctx, c, due, full); err != nil {
 		return err
 	}
 	if met {
 		r.inherit(w, r.actual)
 	}
+	if err := r.rest(ctx, c, w, due); err != nil {
+		return err
+	}
 	plan := r.plan(r.actual, w, due)
-	results := c.Apply(ctx, plan)
+	results, err := r.occupy(ctx, c, w, c.Apply(ctx, plan))
+	if err != nil {
+		return err
+	}
 	r.metrics.round(time.Since(began), results)
-	failed := r.settle(w, due, r.actual, results)
-	r.setStatus(func(s *haproxyStatus) {
-		s.Rounds++
-		s.Failed = failed
-		s.Unfit = maps.Clone(r.unfit)
-		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
-		s.reached = w
-		for _, name := range due {
-			if servers, ok := r.actual[name]; ok {
-				s.Backends[name] = countServers(servers)
-				continue
-			}
-			delete(s.Backends, name)
-			if w.backends[name].known {
-				s.Unfit[name] = "HAProxy has no such backend"
-			}
-		}
-	})
+	failed := r.settle(w, due, results)
+	r.bad = len(failed) > 0
+	r.tellSlots(due)
+	r.publish(w, due, failed)
+	r.paced = time.Now().Add(min(roundPause*time.Since(began), mostRoundPause))
 	if len(plan) > 0 {
 		// What was sent down this connection counts only if the process behind it is still the one that serves.
 		if err := r.same(ctx); err != nil {
@@ -239,16 +268,43 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	return nil
 }
 
-// due names the backends that a round must look at: those that changed since HAProxy confirmed them, those to be read
-// again, and those with a server whose deletion is due.
+// publish tells what a round found and did.
+func (r *reconciler) publish(w *wanted, due, failed []string) {
+	r.setStatus(func(s *haproxyStatus) {
+		s.Rounds++
+		s.Failed = failed
+		s.Unfit = r.needsReload(w)
+		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
+		s.reached = w
+		for _, name := range due {
+			if servers, ok := r.actual[name]; ok {
+				n := countServers(servers)
+				n.Gated = r.gated[name].servers
+				s.Backends[name] = n
+				continue
+			}
+			delete(s.Backends, name)
+			if w.backends[name].known {
+				s.Unfit[name] = "HAProxy has no such backend"
+			}
+		}
+	})
+}
+
+// due names the backends that a round must look at: those that changed since HAProxy confirmed them, and those that
+// time has a part in.
 func (r *reconciler) due(w *wanted, full bool) []string {
-	old := map[string]bool{}
-	for k := range r.deletable(time.Now()) {
-		old[k.Backend] = true
+	now := time.Now()
+	timed := map[string]bool{}
+	for k := range r.drained(w, now) {
+		timed[k.Backend] = true
+	}
+	for name, g := range r.gated {
+		timed[name] = timed[name] || !now.Before(g.next)
 	}
 	var names []string
 	for name, b := range w.backends {
-		if _, known := r.actual[name]; full || r.done[name] != b.rev || old[name] || !known && r.unread[name] {
+		if full || r.done[name] != b.rev || timed[name] {
 			names = append(names, name)
 		}
 	}
@@ -279,6 +335,8 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.done)
 	clear(r.settled)
 	clear(r.retired)
+	clear(r.draining)
+	clear(r.gated)
 	clear(r.applied)
 	if r.quarantine.clear() {
 		r.again()
@@ -298,9 +356,9 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	}
 	clear(r.unfit)
 	for name, b := range w.backends {
-		var wanted []haproxy.Server // the file's servers of an unknown service are not what will be added
+		wanted := []haproxy.Server{b.everyServer()} // the file's servers of an unknown service are not what will be added
 		if b.known {
-			wanted = b.servers
+			wanted = slices.Concat(wanted, b.servers)
 		}
 		if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, wanted, r.caps); why != "" {
 			r.unfit[name] = why
@@ -314,9 +372,11 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	return true
 }
 
-// read brings what is known of HAProxy's servers up to date: all of it, or the due backends that nothing is known of.
-// A backend whose server is to be deleted is always read.
+// read brings what is known of HAProxy's servers up to date: all of it, or the due backends that nothing is known of,
+// and those whose checks are waited for.
 func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) error {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
 	clear(r.fresh)
 	if full {
 		state, err := c.State(ctx)
@@ -324,21 +384,16 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 			return err
 		}
 		r.actual = state
-		clear(r.unread)
-		r.readAt = time.Time{}
 		for _, name := range due {
 			r.fresh[name] = true
-			r.retire(name, time.Now())
+			r.observe(name, time.Now())
 		}
 		return nil
 	}
-	deletable := map[string]bool{}
-	for k := range r.deletable(time.Now()) {
-		deletable[k.Backend] = true
-	}
 	var unknown []string
 	for _, name := range due {
-		if _, known := r.actual[name]; !known || deletable[name] {
+		_, known := r.actual[name]
+		if _, gated := r.gated[name]; !known || gated {
 			unknown = append(unknown, name)
 		}
 	}
@@ -350,35 +405,34 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 		return err
 	}
 	for _, name := range unknown {
-		delete(r.unread, name)
 		r.fresh[name] = true
 		if servers, there := state[name]; there {
 			r.actual[name] = servers
 		} else {
 			delete(r.actual, name)
 		}
-		r.retire(name, time.Now())
+		r.observe(name, time.Now())
 	}
 	return nil
 }
 
-// forget makes the backends that were changed since they were read unknown, so that the next round reads them.
-func (r *reconciler) forget() {
-	for name := range r.unread {
-		delete(r.actual, name)
-	}
-	r.readAt = time.Time{}
-}
-
-// plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for).
-// Deletes wait until nothing else is to be done, and are few at a time.
+// plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for), and
+// less what is more than a round's share.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
 	now := time.Now()
-	deletable := r.deletable(now)
+	view := haproxy.View{
+		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
+		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
+	}
+	for _, name := range due {
+		view.Drain[name] = w.backends[name].drain > 0
+		view.Gate[name] = w.backends[name].gate
+	}
+	slotted := r.slotBackends(w, desired)
 	found := make(haproxy.State, len(desired))
 	for name, servers := range desired {
 		there, exists := actual[name]
@@ -395,10 +449,11 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 			found[name] = there
 		}
 	}
-	diff := haproxy.Diff(found, desired, haproxy.View{
-		Caps: r.caps, Foreign: foreign(w, due), Deletable: deletable, Applied: r.applied, Whole: actual,
-	})
-	var plan, deletes haproxy.Plan
+	diff := r.differ.Diff(found, desired, view)
+	for k := range view.Drained {
+		r.draining[k] = now // one that goes on draining is looked at again later
+	}
+	r.await(due, r.differ.Waiting(), now)
 	r.late = map[string]bool{} // until the reload nothing is taken from them
 	for _, step := range diff {
 		if step.Op != haproxy.StepAdd || r.late[step.Backend] {
@@ -408,30 +463,22 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 			b := w.backends[step.Backend]
 			if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, []haproxy.Server{step.Server}, r.caps); why != "" {
 				r.unfit[step.Backend] = why
+				return r.plan(actual, w, due) // from another rung of the ladder
 			}
 		}
-		if why := r.unfit[step.Backend]; why != "" {
+		if f := r.ladder.of(step.Backend); f.rung == haproxy.RungReload {
 			r.late[step.Backend] = true
-			r.needReload(w, step.Backend, why)
+			r.needReload(w, step.Backend, f.why)
 		}
 	}
-	for _, step := range diff {
-		switch {
-		case r.late[step.Backend]:
-		case step.Op == haproxy.StepDelete:
-			delete(deletable, step.Key())
-			deletes = append(deletes, step)
-		default:
-			plan = append(plan, step)
+	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
+	plan = append(plan, r.planSlots(w, actual, slotted, view.Drained)...)
+	r.cut = map[string]bool{}
+	if len(plan) > stepsARound && !r.bad {
+		for _, s := range plan[stepsARound:] {
+			r.cut[s.Backend] = true
 		}
-	}
-	for k := range deletable {
-		if _, looked := desired[k.Backend]; looked || !w.backends[k.Backend].known {
-			r.retired[k] = now // in maintenance by intent, or not known to be unwanted: look again later
-		}
-	}
-	if len(plan) == 0 {
-		plan = deletes[:min(len(deletes), deletesARound)]
+		plan = plan[:stepsARound]
 	}
 	return plan
 }
@@ -446,6 +493,9 @@ func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
 		for _, s := range servers {
 			base, _ := haproxy.Generation(s.Name)
 			r.earlier[haproxy.Key{Backend: name, Server: base}] = true
+			if haproxy.IsSlot(s) {
+				r.earlier[atAddr(name, s)] = true
+			}
 		}
 	}
 }
@@ -520,6 +570,9 @@ func (r *reconciler) setStatus(edit func(*haproxyStatus)) {
 func countServers(servers []haproxy.Server) counts {
 	var c counts
 	for _, s := range servers {
+		if haproxy.EmptySlot(s) {
+			continue
+		}
 		switch s.Admin {
 		case haproxy.Ready:
 			c.Ready++

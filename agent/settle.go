@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,16 +14,19 @@ import (
 )
 
 // settle takes the results in: what HAProxy confirmed is known, what it refused is tried again next round. It
-// returns the refusals in words and brings actual up to what the results say.
-func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, results []haproxy.Result) []string {
+// returns the refusals in words.
+func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) []string {
 	var failed []string
 	bad := map[string]bool{}
 	changes := map[string]*change{}
+	now := time.Now()
 	for _, res := range results {
 		st := res.Step
 		k := st.Key()
 		if st.Op == haproxy.StepDelete && isRefusal(res.Err) {
-			r.retired[k] = time.Now() // in use, or named elsewhere in the file: wait for another grace
+			t := r.retired[k] // in use, or named elsewhere in the file: wait for another grace
+			t.look = now.Add(r.graceFor())
+			r.retired[k] = t
 			continue
 		}
 		if why, own := r.ownFault(w, res); own {
@@ -34,7 +38,9 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 		}
 		if errors.Is(res.Err, haproxy.ErrUnfit) {
 			r.unfit[st.Backend] = res.Err.Error()
-			r.needReload(w, st.Backend, res.Err.Error())
+			if st.Op != haproxy.StepAdd { // the next round plans for another rung of the ladder, and asks if it must
+				r.needReload(w, st.Backend, res.Err.Error())
+			}
 		}
 		if res.Err != nil {
 			bad[st.Backend] = true
@@ -47,33 +53,20 @@ func (r *reconciler) settle(w *wanted, due []string, actual haproxy.State, resul
 			changes[st.Backend] = ch
 		}
 		ch.add(st)
-		actual[st.Backend] = after(actual[st.Backend], st)
-		r.unread[st.Backend] = true
-		if r.readAt.IsZero() {
-			r.readAt = time.Now().Add(readAfter)
-		}
-		switch st.Op {
-		case haproxy.StepAdd:
-			r.applied[k] = st.Server.Applied()
-		case haproxy.StepMaint:
-			r.retired[k] = time.Now()
-		case haproxy.StepReady:
-			delete(r.retired, k)
-		case haproxy.StepDelete:
-			delete(r.applied, k)
-			delete(r.retired, k)
-		}
+		ch.steps = append(ch.steps, st)
+		st.Remember(r.applied)
+		r.moved(st, now)
 	}
 	for name, ch := range changes {
+		r.actual[name] = haproxy.After(r.actual[name], ch.steps)
 		ch.log(r.log.WithField("backend", name))
 	}
-	now := time.Now()
 	for _, name := range due {
 		b := w.backends[name]
-		if bad[name] || r.late[name] {
+		if bad[name] || r.late[name] || r.cut[name] {
 			continue
 		}
-		if _, there := actual[name]; !there && b.known {
+		if _, there := r.actual[name]; !there && b.known {
 			continue // it appears with the reload that was asked for
 		}
 		if r.told[name] != b.rev && !b.at.IsZero() {
@@ -108,44 +101,26 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refusal) || errors.Is(err, haproxy.ErrUnsafe)
 }
 
-// after is what a backend's servers are once a step has worked.
-func after(servers []haproxy.Server, st haproxy.Step) []haproxy.Server {
-	i := slices.IndexFunc(servers, func(s haproxy.Server) bool { return s.Name == st.Server.Name })
-	switch {
-	case st.Op == haproxy.StepAdd && i < 0:
-		s := st.Server
-		s.Op = haproxy.OpRunning
-		return append(servers, s)
-	case i < 0:
-		return servers
-	case st.Op == haproxy.StepDelete:
-		return slices.Delete(servers, i, i+1)
-	case st.Op == haproxy.StepWeight:
-		servers[i].Weight = st.Server.Weight
-	case st.Op == haproxy.StepMaint:
-		servers[i].Admin, servers[i].Op = haproxy.Maint, haproxy.OpStopped
-	case st.Op == haproxy.StepDrain:
-		servers[i].Admin = haproxy.Drain
-	case st.Op == haproxy.StepReady:
-		servers[i].Admin, servers[i].Op = haproxy.Ready, haproxy.OpRunning
-	}
-	return servers
-}
-
 // change is what a round did to one backend, for one log line.
 type change struct {
-	added, readied, weighed, left, deleted []string
+	steps haproxy.Plan // that worked
+
+	added, readied, weighed, limited, left, deleted []string
 }
 
 func (c *change) add(st haproxy.Step) {
-	n := st.Server.Name
+	n := cmp.Or(st.Occupant, st.Server.Name)
 	switch st.Op {
-	case haproxy.StepAdd:
+	case haproxy.StepAdd, haproxy.StepAddr:
 		c.added = append(c.added, n)
 	case haproxy.StepReady:
-		c.readied = append(c.readied, n)
+		if st.Occupant == "" || !slices.Contains(c.added, n) {
+			c.readied = append(c.readied, n)
+		}
 	case haproxy.StepWeight:
 		c.weighed = append(c.weighed, fmt.Sprintf("%s=%d", n, st.Server.Weight))
+	case haproxy.StepMaxconn:
+		c.limited = append(c.limited, n)
 	case haproxy.StepMaint, haproxy.StepDrain:
 		c.left = append(c.left, n)
 	case haproxy.StepDelete:
@@ -155,7 +130,7 @@ func (c *change) add(st haproxy.Step) {
 
 func (c *change) log(log logrus.FieldLogger) {
 	f := logrus.Fields{}
-	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "left": c.left} {
+	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "maxconn": c.limited, "left": c.left} {
 		if len(names) > 0 {
 			f[key] = brief(names)
 		}

@@ -46,6 +46,12 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
+	// Rung is how HAProxy takes changes of the servers: "servers" at run time, "slots", or "reload"; empty until HAProxy
+	// was met. Reason says why no better way fits, and NeedsReload what waits for a reload now.
+	Rung        string `json:"rung,omitempty"`
+	Reason      string `json:"rung_reason,omitempty"`
+	NeedsReload string `json:"needs_reload,omitempty"`
+
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
 
@@ -92,6 +98,13 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}
 	return s
+}
+
+// stands adds where the service's backend stands on the ladder.
+func (s *ServiceStatus) stands(f footing) {
+	if f.rung != 0 {
+		s.Rung, s.Reason, s.NeedsReload = f.rung.String(), f.why, f.short
+	}
 }
 
 // heard is when the registry of each service was last heard of: now while it is watched. Services without one are left
