@@ -87,17 +87,18 @@ type Shortage struct {
 	Options string   // a server that runs with other options than are wanted now
 }
 
-// Why is the shortage in words for the operator; "" when there is none.
+// Why is the shortage in words for the operator; "" when there is none. There are four different ones, as they become
+// labels of a metric.
 func (s Shortage) Why() string {
 	switch {
 	case s.Slots > 0 && s.All == 0:
-		return "it has no slots yet"
+		return "its servers go into slots, and it has none yet"
 	case s.Slots > 0:
-		return fmt.Sprintf("slots used up: %d servers wait for one of %d", s.Slots, s.All)
+		return "slots used up"
 	case s.Options != "":
 		return "the options of its servers changed, and a slot cannot change its own"
 	case len(s.Weights) > 0:
-		return fmt.Sprintf("the weight of %s changed, which the balance algorithm takes only at a start", s.Weights[0])
+		return "a weight changed, which the balance algorithm takes only at a start"
 	}
 	return ""
 }
@@ -300,6 +301,7 @@ func (d *slotDiff) house(homeless []Server) {
 		d.taken[i] = true
 		d.moving = true
 		s := d.found[i]
+		d.weight(s, w) // one that it does not take is known before
 		s.Addr = canonical(w.Addr)
 		phase := phaseAdd
 		if w.Admin == Ready {
