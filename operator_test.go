@@ -248,7 +248,7 @@ func TestOneBadEntryCostsOneRegistration(t *testing.T) {
 	})
 	w.publish("a", backendServer(t, "a"))
 	// An option that is not allowed as it is, and one that nobody should accept.
-	w.plant("refused-", []byte(`{"host":"127.0.0.1","port":81,"name":"refused","haproxy_server_options":"on-marked-up nonsense"}`))
+	w.plant("refused-", []byte(`{"host":"127.0.0.1","port":81,"name":"refused","haproxy_server_options":"backup nonsense"}`))
 	w.plant("hostile-", []byte(`{"host":"127.0.0.1","port":82,"name":"hostile","haproxy_server_options":"check; shutdown sessions server user-api/a"}`))
 	w.startAgent()
 	w.othersGoOn()
@@ -283,7 +283,10 @@ func (w *world) othersGoOn() {
 // TestRefusedOptions: options that only HAProxy can judge cost the registration that has them, and neither HAProxy's
 // start nor what the others do.
 func TestRefusedOptions(t *testing.T) {
-	w := newWorld(t, func(text string) string { return strings.Replace(text, "mode http", "mode tcp", 1) })
+	w := newWorld(t, func(text string) string {
+		return strings.Replace(strings.Replace(text, "mode http", "mode tcp", 1),
+			"[services.user-api]", "[haproxy]\nregistry_options = [\"proto\", \"backup\"]\n[services.user-api]", 1)
+	})
 	w.publish("a", backendServer(t, "a"))
 	w.plant("h2-", []byte(`{"host":"127.0.0.1","port":81,"name":"h2","haproxy_server_options":"proto h2"}`))
 	w.plant("many-", []byte(`{"host":"127.0.0.1","port":82,"name":"many","haproxy_server_options":"`+strings.Repeat("backup ", 140)+`"}`))

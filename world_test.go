@@ -27,6 +27,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
 // binary is the myelin that the end-to-end tests run: built once, with the race detector when the tests have it.
@@ -42,6 +43,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		if other := os.Getenv(haproxytest.BinaryVariable); other != "" {
+			// For the agents that run their HAProxy themselves, and look for it in PATH.
+			os.Setenv("PATH", filepath.Dir(other)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+		}
 		if binary, err = clitest.Build(".", dir, raceEnabled); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -261,12 +266,17 @@ func (w *world) servers() ([]haproxy.Server, error) {
 
 // pid is that of HAProxy's worker.
 func (w *world) pid() (int, error) {
+	id, err := w.identity()
+	return id.Pid, err
+}
+
+func (w *world) identity() (haproxy.Identity, error) {
 	c, err := w.dial()
 	if err != nil {
-		return 0, err
+		return haproxy.Identity{}, err
 	}
 	defer c.Close()
-	return c.Identity().Pid, nil
+	return c.Identity(), nil
 }
 
 // pinned returns a check that HAProxy's worker is still the one it is now.
@@ -325,6 +335,24 @@ func (w *world) status() agent.Status {
 	var st agent.Status
 	require.NoError(w.t, json.NewDecoder(resp.Body).Decode(&st))
 	return st
+}
+
+// counter is the value of one of the agent's metrics, 0 where there is none. series is written as /metrics does.
+func (w *world) counter(series string) float64 {
+	w.t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", w.adminPort))
+	require.NoError(w.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(w.t, err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			require.NoError(w.t, err)
+			return v
+		}
+	}
+	return 0
 }
 
 func (w *world) agentLosesZooKeeper() {

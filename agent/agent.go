@@ -32,6 +32,9 @@ type Options struct {
 	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
 	Sessions *Sessions
 
+	// Claims are the process's too. nil: nothing is claimed.
+	Claims *Claims
+
 	// Registrar is the process's other role, to be shown in the status. nil: it has none.
 	Registrar Registrar
 
@@ -119,10 +122,14 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 }
 
 // Reload puts a new configuration in force: what is known of services that look where they looked stays known, and
-// HAProxy is untouched but for the difference. A configuration that HAProxy refuses is an error, and the old one stays
-// in force. It blocks until the new configuration runs or ctx is done.
+// HAProxy is untouched but for the difference. A configuration that HAProxy refuses is an error, and so is a socket that
+// another agent drives HAProxy through; the old one stays in force then. It blocks until the new configuration runs or
+// ctx is done.
 func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
 	if err := a.judge(ctx, cfg); err != nil {
+		return err
+	}
+	if err := a.o.Claims.Take(ctx, cfg); err != nil {
 		return err
 	}
 	r := &reload{config: cfg, runs: make(chan struct{})}
@@ -133,6 +140,7 @@ func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
 	}
 	select {
 	case <-r.runs:
+		a.o.Claims.Keep(cfg)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -212,7 +220,7 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}
-		o.Immutable = s.Discovery.ImmutableNodes
+		o.Immutable, o.Gap = s.Discovery.ImmutableNodes, s.Discovery.DiscoveryJitter
 		return a.sessions.Get(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
 	}
 	return nil, fmt.Errorf("service %s: discovery method %q is not available", s.Name, s.Discovery.Method)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/hex"
 	"net/netip"
@@ -19,14 +20,17 @@ const gateInterval = "250ms"
 
 // backend is a service as HAProxy is to have it, before its servers are looked at: what a server line of it needs.
 type backend struct {
-	name    string        // HAProxy's section
-	options []string      // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
-	cookies bool          // a cookie directive is in force, so that servers need their cookie
-	hash    bool          // cookie_value_method = "hash"
-	weights bool          // weights of the registry are used
-	foreign []string      // names of servers written by hand into the backend
-	drain   time.Duration // a leaving server drains for so long first
-	gate    bool          // a new server waits for HAProxy's first good check
+	name    string              // HAProxy's section
+	options []string            // words every server gets: default-server's, which HAProxy does not apply at run time, then the service's
+	cookies bool                // a cookie directive is in force, so that servers need their cookie
+	hash    bool                // cookie_value_method = "hash"
+	weights bool                // weights of the registry are used
+	foreign []string            // names of servers written by hand into the backend
+	drain   time.Duration       // a leaving server drains for so long first
+	gate    bool                // a new server waits for HAProxy's first good check
+	allowed map[string]bool     // option words that registrations may use
+	ids     map[haproxy.Key]int // of servers that keep an id which is not Myelin's
+	most    int                 // servers that the backend may have; 0: any number
 
 	lines, defaultsLines []string // they decide what can be done at run time
 }
@@ -49,18 +53,20 @@ func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Se
 		hash:    cs.HAProxy.CookieValueHash,
 		weights: c.HAProxy.UseNerveWeights,
 		foreign: handWritten(lines),
-		lines:   lines, defaultsLines: defaults,
+		allowed: allowedWords(c.HAProxy.RegistryOptions), most: c.HAProxy.MaxServers,
+		lines: lines, defaultsLines: defaults,
 	}
 }
 
 // resolve turns a host name into an address; ok is false while the name is unknown.
 type resolve func(host, server string) (ip netip.Addr, ok bool)
 
-// refused is an instance that cannot become a server, with the reason.
+// refused is an instance that cannot become a server, or not as it asks, with the reason.
 type refused struct {
 	Instance discovery.Instance
 	Reason   string
 	Unknown  bool // it could be one, but its address is not known yet
+	Kept     bool // it is one, without the options that Reason names
 }
 
 // memo is the last result of servers for a service, so that a change of one instance of ten thousand is worked out
@@ -69,44 +75,45 @@ type memo struct {
 	active  []discovery.Instance
 	at      []int32          // of active, one each: its place in servers; -1 where there is none, or it is not to be kept
 	asked   []int            // of servers, one each: the id that the registration asks for
+	ignored []string         // of servers, one each: the options that were left out
 	servers []haproxy.Server // with the ids that they were given
 }
 
-// find returns the server that in became the last time, without its id. Both lists are mostly in the same order, so
-// that the search begins where the last one ended.
-func (m *memo) find(in *discovery.Instance, at *int) (haproxy.Server, bool) {
+// find returns the server that in became the last time, without its id, and the options that were left out. Both lists
+// are mostly in the same order, so that the search begins where the last one ended.
+func (m *memo) find(in *discovery.Instance, at *int) (s haproxy.Server, ignored string, ok bool) {
 	if m == nil {
-		return haproxy.Server{}, false
+		return haproxy.Server{}, "", false
 	}
 	for i := *at; i < len(m.active) && i < *at+reach; i++ {
 		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
 			*at = i + 1
 			place := m.at[i]
 			if place < 0 {
-				return haproxy.Server{}, false
+				return haproxy.Server{}, "", false
 			}
 			s := m.servers[place]
 			s.ID = m.asked[place]
-			return s, true
+			return s, m.ignored[place], true
 		}
 	}
-	return haproxy.Server{}, false
+	return haproxy.Server{}, "", false
 }
 
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
 // Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
 func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) ([]haproxy.Server, []refused) {
-	next := memo{active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active))}
+	next := memo{active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active)), ignored: make([]string, 0, len(active))}
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
 	at := 0
 	for i := range active {
 		in := &active[i]
-		s, known := m.find(in, &at)
+		s, ignored, known := m.find(in, &at)
 		why := ""
 		if !known {
-			s, why = b.server(*in, lookup)
+			s, ignored, why = b.server(*in, lookup)
 		}
 		next.at[i] = -1
 		switch {
@@ -121,7 +128,10 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 				next.at[i] = int32(len(out))
 			}
 			out = append(out, s)
-			next.asked = append(next.asked, s.ID)
+			next.asked, next.ignored = append(next.asked, s.ID), append(next.ignored, ignored)
+			if ignored != "" {
+				bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(ignored), Kept: true})
+			}
 		}
 	}
 	haproxy.AssignIDs(out)
@@ -131,29 +141,32 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 	return out, bad
 }
 
-func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, string) {
+// server makes one instance a server. ignored are options of its registration that are left out; why, when it is not
+// empty, says why it cannot be one.
+func (b backend) server(in discovery.Instance, lookup resolve) (s haproxy.Server, ignored, why string) {
 	host, port := in.Endpoint.Host(), in.Endpoint.Port()
-	s := haproxy.Server{Name: haproxy.ServerName(in.Name, host, port), Weight: 1, ID: in.ServerID}
+	s = haproxy.Server{Name: haproxy.ServerName(in.Name, host, port), Weight: 1, ID: in.ServerID}
 
 	ip, isIP := in.Endpoint.IP()
 	if !isIP {
 		var ok bool
 		if ip, ok = lookup(host, s.Name); !ok {
-			return s, "the name " + host + " does not resolve"
+			return s, "", "the name " + host + " does not resolve"
 		}
 	}
 	s.Addr = netip.AddrPortFrom(ip, port)
 
-	allowed := in.ServerOptions
+	own := in.ServerOptions
 	if in.Node == "" { // a server of the configuration: its options are the operator's
-		allowed = expand(allowed, s.Name, host, port)
+		own = expand(own, s.Name, host, port)
 	} else {
-		var dropped []string
-		if allowed, dropped = haproxy.RegistryOptions(in.ServerOptions); len(dropped) > 0 {
-			return s, "haproxy_server_options: " + strings.Join(dropped, " ") + " is not allowed from the registry"
+		v := haproxy.RegistryOptions(own, b.allowed)
+		if len(v.Refused) > 0 {
+			return s, "", optionsNotAllowed(strings.Join(v.Refused, ", "))
 		}
+		own, ignored = v.Words, strings.Join(v.Ignored, ", ")
 	}
-	o := readOptions(append(expand(b.options, s.Name, host, port), allowed...))
+	o := readOptions(append(expand(b.options, s.Name, host, port), own...))
 	s.Options = o.words
 	if o.weight != nil {
 		s.Weight = *o.weight
@@ -164,6 +177,9 @@ func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, 
 	s.Weight = min(max(s.Weight, 0), 256)
 	if o.id != 0 {
 		s.ID = o.id
+	}
+	if s.ID == 0 {
+		s.ID = b.ids[haproxy.Key{Backend: b.name, Server: s.Name}]
 	}
 	if o.disabled {
 		s.Admin = haproxy.Maint
@@ -177,7 +193,52 @@ func (b backend) server(in discovery.Instance, lookup resolve) (haproxy.Server, 
 			}
 		}
 	}
-	return s, ""
+	return s, ignored, ""
+}
+
+func optionsNotAllowed(options string) string {
+	return "haproxy_server_options: not allowed from the registry: " + options + "; see haproxy.registry_options"
+}
+
+// allowedWords are the option words that registrations may use; nil stands for the usual ones.
+func allowedWords(words []string) map[string]bool {
+	if words == nil {
+		words = config.DefaultRegistryOptions()
+	}
+	allowed := make(map[string]bool, len(words))
+	for _, w := range words {
+		allowed[w] = true
+	}
+	return allowed
+}
+
+// within leaves out what a backend is too small for, and counts it. The configuration's own servers stay, and of the
+// registry's those that were registered first, by ZooKeeper's clock: every host leaves out the same ones, and a flood
+// of new registrations takes nobody's place. active is not changed, and its order is kept.
+func (b backend) within(active []discovery.Instance) (kept []discovery.Instance, surplus int) {
+	if b.most == 0 || len(active) <= b.most {
+		return active, 0
+	}
+	order := make([]int, len(active))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		x, y := &active[i], &active[j]
+		switch {
+		case x.Node == "" && y.Node != "":
+			return -1
+		case x.Node != "" && y.Node == "":
+			return 1
+		}
+		return cmp.Or(x.Created.Compare(y.Created), x.Compare(y))
+	})
+	first := order[:b.most]
+	slices.Sort(first)
+	for _, i := range first {
+		kept = append(kept, active[i])
+	}
+	return kept, len(active) - b.most
 }
 
 // options are a server's option words with those that Myelin sets by other means taken out.

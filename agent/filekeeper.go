@@ -38,8 +38,9 @@ type filekeeper struct {
 	sockets  bool // do_socket: off means that only reloads carry membership
 	plain    *haproxy.Writer
 	checked  *haproxy.Writer
-	reloader *haproxy.Reloader // nil: nobody can reload
-	process  *haproxy.Process  // nil: somebody else runs HAProxy
+	reloader *haproxy.Reloader   // nil: nobody can reload
+	process  *haproxy.Process    // nil: somebody else runs HAProxy
+	operated []*haproxy.Operated // by admin socket; empty: their masters are not known
 
 	quarantine *quarantine
 	ladder     *ladder
@@ -92,6 +93,8 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		check = haproxy.CheckCommand(h.CheckCommand, commandTimeout)
 	case h.Run:
 		check = haproxy.CheckWith(h.Binary, commandTimeout)
+	case !h.NoChecks && h.Binary != "":
+		check = checkLike(h)
 	}
 	k.plain = haproxy.NewWriter(h.ConfigFilePath, h.CandidateConfigFilePath, nil)
 	k.checked = haproxy.NewWriter(h.ConfigFilePath, h.CandidateConfigFilePath, check)
@@ -103,8 +106,9 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 	if h.Run {
 		k.process = haproxy.NewProcess(processOptions(c, log))
 		reload = k.process.Reload
-	} else if h.ReloadCommand != "" {
-		reload = haproxy.ReloadCommand(h.ReloadCommand, commandTimeout)
+	} else {
+		k.operated = operatedBy(h, log)
+		reload = reloadOf(h, k.operated)
 	}
 	if k.reloads = k.reloads && reload != nil; k.reloads {
 		k.reloader = haproxy.NewReloader(haproxy.ReloaderOptions{

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
 )
+
+const fewLines = 100 // of the log, about registrations that are wrong at once
 
 const sourceRestart = 5 * time.Second // pause before a source that ended is started again
 
@@ -35,6 +38,7 @@ type generation struct {
 	process  *haproxy.Process // nil: somebody else runs HAProxy
 	wakes    []chan struct{}  // one per consumer of wanted
 	kept     *snapshots
+	exports  *exports
 	ready    atomic.Bool
 	onReady  func()
 	inForce  chan struct{} // closed when it is ready
@@ -62,6 +66,11 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	onDisk := haproxy.ServersOfText(text)
 	g.resolver = newResolver(onDisk, a.log)
 	g.composer = newComposer(c, g.resolver.resolve, onDisk)
+	state, err := stateOf(c)
+	if err != nil {
+		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
+	}
+	g.composer.inherit(c, state)
 	for _, w := range g.composer.file.Warnings() {
 		a.log.Warn(w)
 	}
@@ -94,6 +103,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		store: store, services: c.Services, bases: g.bases, heard: func() map[string]time.Time { return a.Status().heard(time.Now()) },
 		wake: wake(), inForce: g.inForce, log: a.log, saved: make([]*discovery.Snapshot, len(c.Services)),
 	}
+	g.exports = g.newExports(c, state, wake())
 	if c.HAProxy.Run {
 		g.process = g.file.process
 	}
@@ -102,12 +112,15 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 			var suspect <-chan struct{} // nil: nobody tells, so the process is looked at periodically
 			if i == 0 && g.process != nil {
 				suspect = g.process.Started()
+			} else if i < len(g.file.operated) {
+				suspect = g.file.operated[i].Changed()
 			}
 			g.haproxys = append(g.haproxys, &reconciler{
+				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
-				reload: g.file.needReload, loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
@@ -115,6 +128,27 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		}
 	}
 	return g, nil
+}
+
+// newExports keeps the files that other programs read.
+func (g *generation) newExports(c *config.Agent, state stateEntries, wake <-chan struct{}) *exports {
+	x := &exports{
+		services: c.Services, views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
+		backend: func(i int) string { return g.composer.backends[i].name },
+	}
+	if path := c.HAProxy.StateFilePath; path != "" {
+		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state}
+	}
+	if c.FileOutput != nil {
+		x.output = newOutputFiles(c.FileOutput.OutputDirectory, c.Services)
+	}
+	return x
+}
+
+func (g *generation) allViews() []view {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.views)
 }
 
 // sameDiscovery tells whether two definitions of a service find the same registrations.
@@ -127,6 +161,7 @@ func (g *generation) run(ctx context.Context) {
 
 	var all sync.WaitGroup
 	defer g.kept.end()
+	defer g.exports.end()
 	defer all.Wait()
 	snapshots := make(chan discovery.Snapshot)
 	for i, src := range g.sources {
@@ -136,11 +171,15 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.collect(ctx, snapshots) })
 	all.Go(func() { g.file.run(ctx) })
 	all.Go(func() { g.kept.run(ctx) })
+	all.Go(func() { g.exports.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
 	}
 	if g.process != nil {
 		all.Go(func() { g.process.Run(ctx) })
+	}
+	for _, o := range g.file.operated {
+		all.Go(func() { o.Run(ctx) })
 	}
 	all.Go(func() { g.awaitReady(ctx) })
 }
@@ -202,7 +241,7 @@ func (g *generation) take(snap discovery.Snapshot) {
 	}
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
 	name := g.composer.backends[i].name
-	logRejections(log, unusable(before.backends[name].refused), unusable(after.backends[name].refused))
+	logComposed(log, before.backends[name], after.backends[name])
 }
 
 // bases are what is to be kept of each service.
@@ -220,25 +259,27 @@ func (g *generation) bases() []basis {
 	return out
 }
 
-// unusable are the registrations that decode but cannot become a server.
-func unusable(refused []refused) []discovery.Rejection {
-	var out []discovery.Rejection
-	for _, r := range refused {
-		out = append(out, discovery.Rejection{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
-	}
-	return out
-}
-
 // logRejections says each newly rejected registration once.
 func logRejections(log logrus.FieldLogger, before, now []discovery.Rejection) {
+	logNew(log, before, now, "registration left out")
+}
+
+func logNew(log logrus.FieldLogger, before, now []discovery.Rejection, message string) {
 	known := make(map[string]bool, len(before))
 	for _, r := range before {
 		known[r.Node+"\x00"+r.Detail] = true
 	}
+	told := 0
 	for _, r := range now {
-		if !known[r.Node+"\x00"+r.Detail] {
-			log.WithFields(logrus.Fields{"path": r.Node, "reason": r.Reason, "err": r.Detail}).Warn("registration left out")
+		if known[r.Node+"\x00"+r.Detail] {
+			continue
 		}
+		if told++; told <= fewLines {
+			log.WithFields(logrus.Fields{"path": r.Node, "reason": r.Reason, "err": r.Detail}).Warn(message)
+		}
+	}
+	if told > fewLines {
+		log.WithField("count", told-fewLines).Warn(message + ": as many more as counted; the status shows them")
 	}
 }
 
@@ -297,6 +338,8 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not asked yet")
 		case !st.Connected:
 			out = append(out, "HAProxy at "+r.socket+": "+st.Error)
+		case len(st.Absent) > 0:
+			out = append(out, "HAProxy at "+r.socket+": its configuration has no backend "+strings.Join(st.Absent, ", "))
 		case !st.Applied || st.reached != g.wanted.Load():
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}
@@ -369,6 +412,7 @@ func (g *generation) fill(st *Status) {
 	}
 	st.File = g.file.status()
 	st.Snapshots = g.kept.status()
+	st.Exports = g.exports.status()
 	st.Waiting = g.waiting()
 	st.Stale = g.stale(time.Now())
 	st.Ready = g.ready.Load()

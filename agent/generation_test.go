@@ -268,7 +268,7 @@ func TestSnapshotOfAStranger(t *testing.T) {
 func TestRejectionsAreSaidOnce(t *testing.T) {
 	g, hook := played(t)
 	bad := discovery.Rejection{Node: "n1", Reason: discovery.ReasonOptions, Detail: "why"}
-	nameless := asking(t, "a@10.0.0.1:80", "source 1.2.3.4")
+	nameless := asking(t, "a@10.0.0.1:80", "nonsense 1.2.3.4")
 	for range 3 {
 		s := discoverySnapshot(t, "b@10.0.0.2:80")
 		s.Instances = append(s.Instances, nameless)

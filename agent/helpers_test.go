@@ -88,7 +88,7 @@ func serviceNamed(name string) config.Service {
 func nodeConfig(dir string) *config.Agent {
 	c := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
 	c.HAProxy = config.HAProxy{
-		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
+		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true, RegistryOptions: config.RegistryWords(),
 		ConfigFilePath: filepath.Join(dir, "haproxy.cfg"), SocketFilePaths: []string{haproxytest.Socket(dir)},
 		ReloadCommand:   fmt.Sprintf("echo reload >> %[1]s/reloads; kill -USR2 $(cat %[1]s/pid)", dir),
 		RestartInterval: 20 * time.Millisecond,
@@ -100,9 +100,10 @@ func nodeConfig(dir string) *config.Agent {
 // configuration. The agent is started with start.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
-	haproxytest.Require(t)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	n := &node{t: t, config: nodeConfig(dir), feeds: map[string]feed{}}
+	n.config.HAProxy.Binary = binary
 	n.logger, n.log = logtest.NewNullLogger()
 	n.logger.SetLevel(logrus.DebugLevel)
 	for _, e := range edit {
@@ -149,7 +150,7 @@ func (n *node) start(grace time.Duration) {
 	n.startWith(n.config, grace, nil)
 }
 
-func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view) {
+func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[string]view, edit ...func(*reconciler)) {
 	n.t.Helper()
 	if grace == 0 {
 		grace = time.Hour
@@ -169,6 +170,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	}
 	for _, r := range g.haproxys {
 		r.socket = n.tap.path
+		for _, e := range edit {
+			e(r)
+		}
 	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -184,6 +188,23 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 		n.agent.closeSessions(nil)
 	})
 	n.t.Cleanup(n.stop)
+}
+
+// sweeps waits until the connections of retired servers were looked at so many times.
+func (n *node) sweeps(from, times int) {
+	n.t.Helper()
+	eventually(n.t, "connections are looked at", func() error {
+		seen := 0
+		for _, l := range n.tap.answered()[from:] {
+			if strings.HasPrefix(l, "show servers conn") {
+				seen++
+			}
+		}
+		if seen < times {
+			return fmt.Errorf("%d times", seen)
+		}
+		return nil
+	})
 }
 
 // hear has the registry list these instances of svc, as in the words of instances.
@@ -294,27 +315,6 @@ func (n *node) connected() {
 	eventually(n.t, "HAProxy is met", func() error {
 		if s := n.haproxyStatus(); s.Rounds == 0 || !s.Connected {
 			return errors.New(s.Error)
-		}
-		return nil
-	})
-}
-
-// readBack waits until what was changed in HAProxy has been read again.
-func (n *node) readBack() {
-	n.t.Helper()
-	eventually(n.t, "what was changed is read again", func() error {
-		read := -1
-		for i, l := range n.tap.answered() {
-			switch {
-			case strings.HasPrefix(l, "show servers state"):
-				read = i
-			case strings.HasPrefix(l, "show "), l == "prompt", strings.HasPrefix(l, "set severity"), strings.HasPrefix(l, "set timeout"):
-			default:
-				read = -1
-			}
-		}
-		if read < 0 {
-			return errors.New("not read since the last change")
 		}
 		return nil
 	})

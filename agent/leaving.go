@@ -41,7 +41,7 @@ type gate struct {
 func (r *reconciler) observe(name string, now time.Time) {
 	there := map[string]haproxy.Admin{}
 	for _, s := range r.actual[name] {
-		if s.Admin != haproxy.Ready && haproxy.Owned(s) && !haproxy.EmptySlot(s) {
+		if s.Admin != haproxy.Ready && r.owns(name, s) && !haproxy.EmptySlot(s) {
 			there[s.Name] = s.Admin
 		}
 	}
@@ -68,13 +68,16 @@ func (r *reconciler) observe(name string, now time.Time) {
 // moved notes what a step did to a server that leaves or returns.
 func (r *reconciler) moved(st haproxy.Step, now time.Time) {
 	k := st.Key()
-	delete(r.retired, k)
-	delete(r.draining, k)
 	switch st.Op {
 	case haproxy.StepMaint:
+		delete(r.draining, k)
 		r.retired[k] = retirement{now, now.Add(r.graceFor())}
 	case haproxy.StepDrain:
+		delete(r.retired, k)
 		r.draining[k] = now
+	case haproxy.StepReady, haproxy.StepDelete:
+		delete(r.draining, k)
+		delete(r.retired, k)
 	}
 }
 

@@ -75,6 +75,7 @@ var (
 	descInstances = prometheus.NewDesc("myelin_discovery_instances", "Instances by what became of them.", []string{"service", "state"}, nil)
 	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "How long the registry has not been heard of, over restarts where the set is one from disk; 0 while it is watched.", []string{"service"}, nil)
 	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
+	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
 	descRung      = prometheus.NewDesc("myelin_haproxy_rung", "1 for the way in which HAProxy takes changes of a backend's servers.", []string{"backend", "rung"}, nil)
@@ -84,7 +85,7 @@ var (
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descHeld, descServers, descRung, descReloads, descUp} {
+		descAge, descRejected, descCurtailed, descHeld, descServers, descRung, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -121,6 +122,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInstances, float64(s.Active), s.Service, "active")
 		gauge(descInstances, float64(s.Listed), s.Service, "listed")
 		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
+		gauge(descCurtailed, float64(len(s.Curtailed)), s.Service)
 		gauge(descHeld, bit(s.Held != ""), s.Service)
 		if s.Ensemble != "" {
 			age := silent[s.Ensemble]
@@ -135,6 +137,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		reasons := map[string]int{}
 		for _, r := range s.Rejected {
 			reasons[r.Reason]++
+		}
+		if s.Surplus > 0 {
+			reasons["surplus"] = s.Surplus
 		}
 		for reason, n := range reasons {
 			gauge(descRejected, float64(n), s.Service, reason)

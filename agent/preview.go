@@ -26,7 +26,7 @@ type Preview struct {
 	Reload  string          // why a reload is needed; empty: none is
 	Unheard bool            // the registry did not answer for every service
 	Notes   []string        // what could not be found out, and what was used instead
-	Rungs   []RungPreview   // backends that do not take servers at run time
+	Rungs   []RungPreview   // how HAProxy takes changes, by backend; without those that HAProxy was not asked about
 }
 
 // RungPreview is how HAProxy takes changes of one backend's servers.
@@ -63,23 +63,37 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	if err != nil {
 		return nil, err
 	}
+	unheard := len(notes) > 0
 	names := newResolver(onDisk, log)
 	k := newComposer(c, names.resolve, onDisk)
+	state, err := stateOf(c)
+	if err != nil {
+		notes = append(notes, err.Error()+"; the ids that it holds are not known")
+	}
+	k.inherit(c, state)
 	k.all(views, nil) // asks for the names
 	for _, host := range names.due(false) {
 		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
 	}
 	w := k.all(views, nil)
 	l := newLadder(w, onDisk)
-	p := &Preview{Unheard: len(notes) > 0, Notes: notes}
+	p := &Preview{Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {
-		for _, r := range w.backends[n].refused {
-			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s is left out: %s", w.backends[n].service, r.Instance.Endpoint, r.Reason))
+		b := w.backends[n]
+		for _, r := range b.refused {
+			what := "is left out"
+			if r.Kept {
+				what = "is used without options"
+			}
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %s %s: %s", b.service, r.Instance.Endpoint, what, r.Reason))
+		}
+		if b.surplus > 0 {
+			p.Notes = append(p.Notes, fmt.Sprintf("%s: %d instances are left out: there are more than haproxy.max_servers", b.service, b.surplus))
 		}
 	}
 	if asked && c.HAProxy.DoSocket {
 		for i, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, socket, ladderFor(i, l), w, onDisk, text)
+			p.ask(ctx, c, socket, ladderFor(i, l), w, onDisk, text)
 		}
 	}
 	p.Rungs = rungs(l, w)
@@ -151,7 +165,7 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, socket string, l *ladder, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, l *ladder, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
@@ -159,8 +173,18 @@ func (p *Preview) ask(ctx context.Context, socket string, l *ladder, w *wanted, 
 		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(), ladder: l, again: func() {},
-		reload: func(reason string) { p.Reload = reason },
+		attached: !cfg.HAProxy.DoWrites,
+		reload: func(reason string) {
+			if !cfg.HAProxy.DoWrites && !cfg.HAProxy.DoReloads {
+				p.Notes = append(p.Notes, "HAProxy at "+socket+": "+reason)
+				return
+			}
+			p.Reload = reason
+		},
 		loaded: func(_, static string, found bool) {
+			if !cfg.HAProxy.DoWrites {
+				return // its file is not ours
+			}
 			if !found {
 				static = haproxy.StaticOfText(text)
 			}
@@ -184,6 +208,9 @@ func (p *Preview) ask(ctx context.Context, socket string, l *ladder, w *wanted, 
 		return
 	}
 	r.inherit(w, actual)
+	for name := range actual {
+		r.fresh[name] = true
+	}
 	t.Plan = r.plan(actual, w, w.names())
 }
 

@@ -46,6 +46,10 @@ type reconciler struct {
 	wake    <-chan struct{} // capacity one: wanted changed
 	suspect <-chan struct{} // capacity one: HAProxy may be another process now
 	grace   time.Duration   // between maint and delete; 0: by version
+
+	attached bool    // others write HAProxy's file, see attach.go
+	before   *memory // of the configuration before; nil: none
+
 	reload  func(reason string)
 	loaded  func(socket, static string, found bool) // tells what the running process was started with
 	log     logrus.FieldLogger
@@ -63,6 +67,8 @@ type reconciler struct {
 	// The reconciler's own, touched only by its goroutine.
 	identity haproxy.Identity
 	caps     haproxy.Capabilities
+	mine     map[haproxy.Key]bool        // servers that are ours whatever their ids
+	absent   []string                    // backends that the file of others lacks, sorted
 	done     map[string]uint64           // revision of each backend that HAProxy has confirmed
 	actual   haproxy.State               // as read, and as confirmed since
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
@@ -82,6 +88,7 @@ type reconciler struct {
 	unfit    map[string]string
 	late     map[string]bool      // backends of this round whose adds wait for a reload
 	rested   map[haproxy.Key]bool // slots that may get another address in this round
+	over     map[haproxy.Key]bool // servers that have drained when this round was planned
 	cut      map[string]bool      // backends of this round with steps that are left for the next one
 	bad      bool                 // the last round had refusals: the next one leaves nothing for later, to get past them
 	asked    map[string]uint64    // revision of each backend that a reload was asked for; none once it has what it needs
@@ -103,6 +110,7 @@ type haproxyStatus struct {
 	Rounds    uint64            `json:"rounds"`
 	Failed    []string          `json:"failed_commands,omitempty"` // of the last round
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
+	Absent    []string          `json:"absent_backends,omitempty"` // those that the file of others lacks
 	Backends  map[string]counts `json:"backends"`
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
 
@@ -242,6 +250,7 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if met {
 		r.inherit(w, r.actual)
 	}
+	r.noteAbsent(w, due)
 	if err := r.rest(ctx, c, w, due); err != nil {
 		return err
 	}
@@ -338,6 +347,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
+	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
 	}
@@ -420,6 +430,7 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 // less what is more than a round's share.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
+	r.recognise(actual, desired)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
 		r.reload("HAProxy has no backend " + missing[0])
 	}
@@ -427,12 +438,17 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	view := haproxy.View{
 		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
+		Attached: r.attached, Mine: r.mine,
+	}
+	for k := range view.Drained {
+		delete(r.settled, k.Backend) // time changed it, not what is wanted
 	}
 	for _, name := range due {
 		view.Drain[name] = w.backends[name].drain > 0
 		view.Gate[name] = w.backends[name].gate
 	}
 	slotted := r.slotBackends(w, desired)
+	r.over = view.Drained
 	found := make(haproxy.State, len(desired))
 	for name, servers := range desired {
 		there, exists := actual[name]
@@ -472,7 +488,7 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		}
 	}
 	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
-	plan = append(plan, r.planSlots(w, actual, slotted, view.Drained)...)
+	plan = append(plan, r.planSlots(w, actual, slotted)...)
 	r.cut = map[string]bool{}
 	if len(plan) > stepsARound && !r.bad {
 		for _, s := range plan[stepsARound:] {

@@ -3,8 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -15,28 +13,21 @@ import (
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/haproxy"
-	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
-// TestChangeIsReadBack: a join does not wait for a reading of the table, and the reading behind it finds what others
-// have done meanwhile.
-func TestChangeIsReadBack(t *testing.T) {
+// TestChangeReadsNothing: a join is its own commands and no reading of the table, however large that is.
+func TestChangeReadsNothing(t *testing.T) {
 	n := newNode(t)
 	n.start(0)
 	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
 	n.has("svc", "a b")
-	n.readBack()
-
-	n.byHand("set server svc/b_127.0.0.1:82 state maint")
+	n.ready()
 	from := n.tap.count()
 	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82", "c@127.0.0.1:83")
 	n.has("svc", "a b c")
-
-	join := n.tap.position(from, "add server svc/c_127.0.0.1:83 ")
-	read := n.tap.position(from, "show servers state")
-	mend := n.tap.position(from, "set server svc/b_127.0.0.1:82 state ready")
-	require.True(t, join >= 0 && join < read && read < mend, "join %d, read %d, mend %d in %q", join, read, mend, n.tap.seen()[from:])
-	require.Contains(t, n.tap.seen()[read], "show servers state svc", "one backend is read, not all of them")
+	n.ready()
+	require.NotEqual(t, -1, n.tap.position(from, "add server svc/c_127.0.0.1:83 "))
+	require.Equal(t, -1, n.tap.position(from, "show servers state"))
 }
 
 // TestChangesInPlace: a weight, a departure and a return are one command each.
@@ -54,7 +45,7 @@ func TestChangesInPlace(t *testing.T) {
 		{[]string{"a@127.0.0.1:81"}, "a b:maint*7", "set server svc/b_127.0.0.1:82 state maint"},
 		{[]string{"a@127.0.0.1:81", "b@127.0.0.1:82,7"}, "a b*7", "set server svc/b_127.0.0.1:82 state ready"},
 	} {
-		n.readBack()
+		n.ready()
 		from := n.tap.count()
 		n.hear(step.words...)
 		n.has("svc", step.table)
@@ -143,7 +134,7 @@ func TestToldToAnOldWorker(t *testing.T) {
 	n.start(0)
 	n.hear("a@127.0.0.1:81")
 	n.has("svc", "a")
-	n.readBack()
+	n.ready()
 	reloaded := make(chan error, 1)
 	n.tap.once("add server svc/b", fault{behind: func() { reloaded <- n.haproxy.Reload() }})
 	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
@@ -214,7 +205,7 @@ func TestRetireThenDelete(t *testing.T) {
 	n.start(grace)
 	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82", "c@127.0.0.1:83")
 	n.has("svc", "a b c")
-	n.readBack()
+	n.ready()
 	from, left := n.tap.count(), time.Now()
 	n.hear("a@127.0.0.1:81")
 	n.has("svc", "a b:maint c:maint")
@@ -227,68 +218,6 @@ func TestRetireThenDelete(t *testing.T) {
 		"set server svc/b_127.0.0.1:82 state ready",
 		"del server svc/c_127.0.0.1:83",
 	}, n.tap.since(from))
-}
-
-// TestDeleteRefusedWhileBusy: a server with a connection cannot be deleted; it is tried again.
-func TestDeleteRefusedWhileBusy(t *testing.T) {
-	t.Parallel()
-	port := haproxytest.FreePort(t)
-	n := newNode(t, func(c *config.Agent) {
-		c.Services[0].HAProxy.Port, c.Services[0].HAProxy.PortSet = uint16(port), true
-		c.Services[0].HAProxy.BindAddress = "127.0.0.1"
-		c.Services[0].HAProxy.Listen = []string{"mode tcp"}
-		c.HAProxy.Defaults = []string{"timeout connect 1s", "timeout client 1m", "timeout server 1m", "balance roundrobin"}
-	})
-	// The instance holds each connection for as long as the client does.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
-	n.start(50 * time.Millisecond)
-	n.hear("a@" + l.Addr().String())
-	n.has("svc", "a")
-
-	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "x")
-	require.NoError(t, err)
-	_, err = io.ReadFull(conn, make([]byte, 1))
-	require.NoError(t, err, "the connection reaches the instance")
-
-	from := n.tap.count()
-	n.hear("b@127.0.0.1:82")
-	n.has("svc", "a:maint b")
-	deletes := func() int {
-		count := 0
-		for _, l := range n.tap.since(from) {
-			if strings.HasPrefix(l, "del server svc/a_") {
-				count++
-			}
-		}
-		return count
-	}
-	eventually(t, "the deletion is tried again", func() error {
-		if c := deletes(); c < 2 {
-			return fmt.Errorf("%d tries", c)
-		}
-		return nil
-	})
-	n.has("svc", "a:maint b")
-	require.Zero(t, n.said("HAProxy refused a command"), "a busy server is expected")
-	conn.Close()
-	n.has("svc", "b")
 }
 
 // TestDisabledIsNotRetired: a server in maintenance by its own intent is wanted there.
@@ -365,7 +294,7 @@ func TestQuarantine(t *testing.T) {
 	c := instances(t, "c@127.0.0.1:84")[0]
 	n.hearOf("svc", b, bad, c)
 	n.has("svc", "a:maint b c")
-	n.readBack()
+	n.ready()
 	require.Equal(t, before, tries())
 
 	bad.ServerOptions = []string{"backup"}

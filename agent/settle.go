@@ -56,6 +56,9 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		ch.steps = append(ch.steps, st)
 		st.Remember(r.applied)
 		r.moved(st, now)
+		if st.Op == haproxy.StepAdd {
+			r.made(k)
+		}
 	}
 	for name, ch := range changes {
 		r.actual[name] = haproxy.After(r.actual[name], ch.steps)
@@ -105,7 +108,7 @@ func isRefusal(err error) bool {
 type change struct {
 	steps haproxy.Plan // that worked
 
-	added, readied, weighed, limited, left, deleted []string
+	added, readied, weighed, limited, left, ended, deleted []string
 }
 
 func (c *change) add(st haproxy.Step) {
@@ -123,6 +126,8 @@ func (c *change) add(st haproxy.Step) {
 		c.limited = append(c.limited, n)
 	case haproxy.StepMaint, haproxy.StepDrain:
 		c.left = append(c.left, n)
+	case haproxy.StepShutdown:
+		c.ended = append(c.ended, n)
 	case haproxy.StepDelete:
 		c.deleted = append(c.deleted, n)
 	}
@@ -130,13 +135,15 @@ func (c *change) add(st haproxy.Step) {
 
 func (c *change) log(log logrus.FieldLogger) {
 	f := logrus.Fields{}
-	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "maxconn": c.limited, "left": c.left} {
+	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "maxconn": c.limited, "left": c.left, "sessions_ended": c.ended} {
 		if len(names) > 0 {
 			f[key] = brief(names)
 		}
 	}
 	if len(f) == 0 { // deletion is housekeeping: the server left long ago
-		log.WithField("deleted", brief(c.deleted)).Debug("old servers deleted")
+		if len(c.deleted) > 0 {
+			log.WithField("deleted", brief(c.deleted)).Debug("old servers deleted")
+		}
 		return
 	}
 	log.WithFields(f).Info("servers changed")

@@ -44,6 +44,7 @@ func (r *reconciler) slotView(w *wanted, name string, rested, drained map[haprox
 		Fixed: haproxy.FixedWeights(b.lines, b.defaultsLines),
 		Keep:  b.stale || len(b.unresolved()) > 0, // a slot does not tell whose address it has
 		Drain: b.drain > 0, Drained: drained, Gate: b.gate,
+		Attached: r.attached, Mine: r.mine,
 	}
 }
 
@@ -64,7 +65,7 @@ func atAddr(backend string, s haproxy.Server) haproxy.Key {
 }
 
 // planSlots plans for the backends that stand on slots, and asks for the reloads that they need.
-func (r *reconciler) planSlots(w *wanted, actual, slotted haproxy.State, drained map[haproxy.Key]bool) haproxy.Plan {
+func (r *reconciler) planSlots(w *wanted, actual, slotted haproxy.State) haproxy.Plan {
 	var plan haproxy.Plan
 	for _, name := range slices.Sorted(maps.Keys(slotted)) {
 		f := r.climb(w.backends[name], slotted[name])
@@ -74,7 +75,7 @@ func (r *reconciler) planSlots(w *wanted, actual, slotted haproxy.State, drained
 			r.stand(name, f)
 			continue
 		}
-		steps, short := haproxy.DiffSlots(name, found, r.slotServers(w, name, slotted[name]), r.slotView(w, name, r.rested, drained))
+		steps, short := haproxy.DiffSlots(name, found, r.slotServers(w, name, slotted[name]), r.slotView(w, name, r.rested, r.over))
 		f.slots, f.short, f.usedUp = slices.Clone(found), short.Why(), short.Slots > 0 && short.All > 0
 		r.stand(name, f)
 		if f.short != "" {
@@ -186,7 +187,7 @@ func (r *reconciler) occupy(ctx context.Context, c *haproxy.Client, w *wanted, r
 	}
 	var plan haproxy.Plan
 	for name, servers := range w.state(slices.Sorted(maps.Keys(names)), r.quarantine) {
-		steps, _ := haproxy.DiffSlots(name, r.actual[name], r.slotServers(w, name, servers), r.slotView(w, name, nil, r.drained(w, time.Now())))
+		steps, _ := haproxy.DiffSlots(name, r.actual[name], r.slotServers(w, name, servers), r.slotView(w, name, nil, r.over))
 		for _, s := range steps {
 			if s.Op == haproxy.StepAddr {
 				r.cut[name] = true // of a large fill, or one that came meanwhile: in the next round

@@ -21,6 +21,7 @@ type Status struct {
 	Waiting    []string          `json:"waiting,omitempty"` // why it is not ready
 	Stale      []string          `json:"stale,omitempty"`   // what is served from disk, because the registry has not been heard of
 	Snapshots  snapshotStatus    `json:"snapshots,omitzero"`
+	Exports    exportStatus      `json:"exports,omitzero"` // files for other programs
 	Services   []ServiceStatus   `json:"services"`
 	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
 	HAProxy    []haproxyStatus   `json:"haproxy"`
@@ -45,6 +46,9 @@ type ServiceStatus struct {
 	Changed  time.Time  `json:"changed"`             // when the latest different set was read
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
+
+	Curtailed []Rejected `json:"curtailed,omitempty"` // registrations in use, without options that they ask for
+	Surplus   int        `json:"surplus,omitempty"`   // instances left out because there are more than haproxy.max_servers
 
 	// Rung is how HAProxy takes changes of the servers: "servers" at run time, "slots", or "reload"; empty until HAProxy
 	// was met. Reason says why no better way fits, and NeedsReload what waits for a reload now.
@@ -91,9 +95,13 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 	for _, r := range v.snapshot.Rejected {
 		s.Rejected = append(s.Rejected, rejected(r))
 	}
-	for _, r := range b.refused {
-		s.Rejected = append(s.Rejected, Rejected{Node: r.Instance.Node, Reason: "server", Detail: r.Reason})
+	for _, r := range unusable(b.refused) {
+		s.Rejected = append(s.Rejected, rejected(r))
 	}
+	for _, r := range curtailed(b.refused) {
+		s.Curtailed = append(s.Curtailed, rejected(r))
+	}
+	s.Surplus = b.surplus
 	for _, server := range slices.Sorted(maps.Keys(detained)) {
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}

@@ -26,6 +26,7 @@ type wantedBackend struct {
 	stale   bool             // servers are of a set from disk: what HAProxy lacks of them is added, and nothing else changed
 	servers []haproxy.Server // shared, never changed
 	refused []refused
+	surplus int             // instances beyond haproxy.max_servers, left out
 	own     map[string]bool // servers with options of their own registration
 	at      time.Time       // when the snapshot behind servers was read; zero: not from a snapshot
 	rev     uint64          // grows with each change of this backend
@@ -73,6 +74,18 @@ func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *compose
 	return k
 }
 
+// inherit has servers keep the ids that they have in a HAProxy which another program filled: see inheritedIDs.
+func (k *composer) inherit(c *config.Agent, state stateEntries) {
+	names := make(map[string]string, len(c.Services))
+	for i, s := range c.Services {
+		names[s.Name] = k.backends[i].name
+	}
+	ids := inheritedIDs(k.onDisk, state, names)
+	for i := range k.backends {
+		k.backends[i].ids = ids
+	}
+}
+
 // all composes every service. A backend that is as it was in earlier keeps its revision, so that it costs nothing
 // further on.
 func (k *composer) all(views []view, earlier *wanted) *wanted {
@@ -99,8 +112,10 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known}
 	switch {
 	case v.known:
-		b.servers, b.refused = b.backend.servers(v.active, k.lookup, k.memos[i])
-		b.own = ownOptions(v.active)
+		var active []discovery.Instance
+		active, b.surplus = b.within(v.active)
+		b.servers, b.refused = b.backend.servers(active, k.lookup, k.memos[i])
+		b.own = ownOptions(active)
 		if b.stale = v.fromDisk(); !b.stale {
 			b.at = v.snapshot.At
 		}

@@ -71,6 +71,11 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	}
 	a.warn(log, problems)
 
+	claims := agent.NewClaims(path, log)
+	defer claims.Close()
+	if err := claims.Take(ctx, cfg); err != nil {
+		return err
+	}
 	// Before any session is taken up: a start that fails here must not end what the process before has left.
 	var admin net.Listener // nil: there are no pages
 	if cfg.Admin.Listen != "" && !once {
@@ -82,9 +87,9 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	p := process{app: a, log: log, path: path, began: cfg, asked: asked}
+	p := process{app: a, log: log, path: path, began: cfg, asked: asked, claims: claims}
 	defer func() { p.endSessions(sessions) }()
-	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions}
+	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions, Claims: claims}
 	if registers != nil {
 		// Before the agent, so that a session of both has the registrar's timeout and is kept for its next run.
 		if p.registrar, err = a.newRegistrar(ctx, registers, file, sessions, log, reg); err != nil {
@@ -111,6 +116,7 @@ type process struct {
 	path      string        // of the agent's file
 	began     *config.Agent // what it was at the start
 	asked     asked
+	claims    *agent.Claims
 	agent     *agent.Agent
 	registrar *registrarRole // nil: the process has one role
 }
@@ -172,6 +178,7 @@ func (p *process) run(ctx context.Context) error {
 		notify(p.log, daemon.SdNotifyStopping)
 	})
 	err := p.agent.Run(serving)
+	p.claims.Close() // the next process need not wait for the sessions' end
 	p.log.Info("agent stopped; HAProxy keeps running with what it has")
 	stop()
 	running.Wait()

@@ -111,6 +111,9 @@ func (a *app) printStatus(st agent.Status) {
 	if st.Snapshots.Error != "" {
 		fmt.Fprintf(a.out, "snapshots %s: NOT KEPT: %s\n", st.Snapshots.Path, st.Snapshots.Error)
 	}
+	if st.Exports.Error != "" {
+		fmt.Fprintf(a.out, "files for other programs: NOT UP TO DATE: %s\n", st.Exports.Error)
+	}
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
 	}
@@ -136,6 +139,9 @@ func (a *app) printStatus(st agent.Status) {
 		case !s.Known:
 			note = "nothing heard yet; HAProxy keeps what it has"
 		}
+		if s.Surplus > 0 {
+			note = strings.TrimPrefix(note+fmt.Sprintf("; %d instances beyond haproxy.max_servers are left out", s.Surplus), "; ")
+		}
 		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
@@ -144,6 +150,9 @@ func (a *app) printStatus(st agent.Status) {
 		for _, s := range st.Services {
 			for _, r := range s.Rejected {
 				fmt.Fprintf(a.out, "rejected in %s: %s: %s: %s\n", s.Service, r.Node, r.Reason, r.Detail)
+			}
+			for _, r := range s.Curtailed {
+				fmt.Fprintf(a.out, "used in %s, but not as it asks: %s: %s\n", s.Service, r.Node, r.Detail)
 			}
 		}
 	}

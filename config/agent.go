@@ -170,10 +170,12 @@ type HAProxy struct {
 
 	DoWrites, DoSocket, DoReloads bool // default true
 	DoChecks                      bool // default false
+	NoChecks                      bool // do_checks = false was given: nothing is checked, not even what is new
 
 	ConfigFilePath          string   // default when Run: <state_dir>/haproxy.cfg
 	CandidateConfigFilePath string   // default ConfigFilePath + ".tmp"
 	SocketFilePaths         []string // never empty when Run: default <state_dir>/haproxy.sock
+	MasterSocketPaths       []string // of a HAProxy that others run: none, or one for each of SocketFilePaths
 	ReloadCommand           string
 	CheckCommand            string
 
@@ -185,8 +187,10 @@ type HAProxy struct {
 	StateFilePath   string
 	StateFileTTL    time.Duration
 	ServerOrderSeed string // digits; Synapse's users give 128-bit numbers
-	MaxServerID     int
-	UseNerveWeights bool // default true
+	UseNerveWeights bool   // default true
+
+	RegistryOptions []string // option words that registrations may use; default DefaultRegistryOptions
+	MaxServers      int      // instances of a service that become servers, 1..1048575; default 20000
 
 	HealthGate            bool          // default of the services' own
 	DeleteAfter           time.Duration // of servers that left; 0: a minute, ten before HAProxy 3.0

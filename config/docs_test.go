@@ -35,7 +35,7 @@ func TestDocumentedExamples(t *testing.T) {
 		require.Empty(t, problems, m[2])
 		kinds[kind]++
 	}
-	require.Equal(t, map[Kind]int{KindAgent: 2, KindRegistrar: 2}, kinds)
+	require.Equal(t, map[Kind]int{KindAgent: 3, KindRegistrar: 2}, kinds)
 }
 
 // TestDocumentedKeys: a key that the code asks for is a key that the documentation names.

@@ -34,7 +34,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
-	root.later("overrides_path", "statsd", "file_output")
+	root.later("overrides_path", "statsd")
 	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
@@ -48,10 +48,44 @@ func (r *reader) agent(d *document) *Agent {
 	}
 	r.someServices(d)
 	r.conflicts(a, d)
+	a.Services = r.copies(a.Services, d)
 	root.ignored("nginx", noNginx)
 	root.strayServices()
 	root.done()
 	return a
+}
+
+// copies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Synapse does.
+// The first one has the frontend: the others would bind to the same port.
+func (r *reader) copies(services []Service, d *document) []Service {
+	taken := map[string]bool{}
+	for _, s := range services {
+		taken[s.Name] = true
+	}
+	var out []Service
+	for i, s := range services {
+		if s.LoadTestConcurrency == 0 {
+			out = append(out, s)
+			continue
+		}
+		for n := range s.LoadTestConcurrency {
+			c := s
+			c.Name = fmt.Sprintf("%s_%d", s.Name, n)
+			if taken[c.Name] {
+				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+c.Name+" already", "rename that one")
+				break
+			}
+			if s.HAProxy.BackendName != "" {
+				c.HAProxy.BackendName = fmt.Sprintf("%s_%d", s.HAProxy.BackendName, n)
+			}
+			if n > 0 {
+				c.HAProxy.Port, c.HAProxy.PortSet, c.HAProxy.BindOnly = 0, false, false
+				c.HAProxy.Frontend, c.HAProxy.SharedFrontend = nil, nil
+			}
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // someServices warns of a file without services, unless it is said already why there are none.
@@ -144,7 +178,7 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.BackendPortOverride = override
 	}
 
-	t.later("load_test_concurrency", "guard", "zone", "subset", "file_output")
+	t.later("guard", "zone", "subset")
 	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
 	s.Guard = t.guard()
 	if z := t.sub("zone"); z != nil {
@@ -194,7 +228,7 @@ func (t *table) defaultServer() DefaultServer {
 	s := DefaultServer{
 		Name: t.str("name", ""), Host: t.host("host", ""), Port: t.port("port"),
 		ServerOptions: t.serverOptions("haproxy_server_options"),
-		HAProxyID:     int(t.whole("haproxy_server_id", 0, 1, math.MaxInt32)),
+		HAProxyID:     int(t.whole("haproxy_server_id", 0, 1, 1<<20-1)),
 		Labels:        t.labels("labels"),
 	}
 	t.require("host", "write its IP address or host name")
@@ -350,7 +384,6 @@ func (t *table) zookeeperDiscovery(d *Discovery, zk ZooKeeper) {
 		}
 	}
 
-	t.later("discovery_jitter", "retry_policy")
 	d.DiscoveryJitter = t.duration("discovery_jitter", 0, 0)
 	if d.DiscoveryJitter > 120*time.Second {
 		t.mismatch("discovery_jitter", "from 0 to 120 seconds", durationForm)

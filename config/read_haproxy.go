@@ -22,7 +22,8 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h := HAProxy{
 		Present: n != nil, Binary: "haproxy", BindAddress: "127.0.0.1",
 		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
-		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour, MaxServerID: 65535,
+		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour,
+		RegistryOptions: DefaultRegistryOptions(), MaxServers: 20000,
 	}
 	t := root.sub("haproxy")
 	if t == nil {
@@ -37,10 +38,13 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.DoSocket = t.flag("do_socket", true)
 	h.DoReloads = t.flag("do_reloads", true)
 	h.DoChecks = t.flag("do_checks", false)
+	h.NoChecks = t.value("do_checks") != nil && !h.DoChecks
 	h.ConfigFilePath = t.filePath("config_file_path", "")
 	h.CandidateConfigFilePath = t.filePath("candidate_config_file_path", "")
 	h.SocketFilePaths = t.lines("socket_file_path")
 	t.sockets("socket_file_path")
+	h.MasterSocketPaths = t.lines("master_socket_path")
+	t.sockets("master_socket_path")
 	h.ReloadCommand = t.str("reload_command", "")
 	h.CheckCommand = t.str("check_command", "")
 	h.BindAddress = t.bindAddress(h.BindAddress)
@@ -53,17 +57,17 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.HealthGate = t.flag("health_gate", false)
 	h.DeleteAfter = t.duration("delete_after", 0, 0)
 	h.ShutdownSessionsAfter = t.duration("shutdown_sessions_after", 0, 0)
-
-	t.later("state_file_path", "state_file_ttl", "max_server_id")
 	h.StateFilePath = t.filePath("state_file_path", "")
 	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
-	h.MaxServerID = int(t.whole("max_server_id", int64(h.MaxServerID), 1, 1<<31-1))
+	t.ignored("max_server_id", "ids follow from the servers' addresses and are at most 1048575")
+	h.RegistryOptions = t.registryOptions("registry_options")
+	h.MaxServers = int(t.whole("max_servers", int64(h.MaxServers), 1, 1<<20-1))
 
 	r.gate = h.HealthGate
 
 	// Someone who turns both ways of control off does not want a HAProxy started either.
 	handsOff := !h.DoSocket && !h.DoReloads
-	h.Run = t.flag("run", len(h.SocketFilePaths) == 0 && h.ReloadCommand == "" && !handsOff)
+	h.Run = t.flag("run", len(h.SocketFilePaths) == 0 && h.ReloadCommand == "" && len(h.MasterSocketPaths) == 0 && !handsOff)
 	if h.Run {
 		if !h.DoWrites {
 			t.fail("do_writes", "a HAProxy that Myelin runs needs its file written", "remove do_writes, or write run = false")
@@ -71,12 +75,15 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 		if h.ReloadCommand != "" {
 			t.ignored("reload_command", "Myelin reloads the HAProxy that it runs itself")
 		}
+		t.ignored("master_socket_path", "the HAProxy that Myelin runs has its master's socket beside its configuration")
+		h.MasterSocketPaths = nil
 		if len(h.SocketFilePaths) > 1 {
 			t.fail("socket_file_path", "a HAProxy that Myelin runs has one admin socket", "write one path, or write run = false")
 		}
 		r.runPaths(root, &h, stateDir)
 	} else {
 		t.companions(h)
+		t.masters(h)
 	}
 	if h.CandidateConfigFilePath == "" && h.ConfigFilePath != "" {
 		h.CandidateConfigFilePath = h.ConfigFilePath + ".tmp"
@@ -87,6 +94,40 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	}
 	t.done()
 	return h
+}
+
+// DefaultRegistryOptions are the option words that registrations may use unless the file says otherwise.
+func DefaultRegistryOptions() []string { return []string{"weight", "backup", "maxconn", "slowstart"} }
+
+// RegistryWords are the option words that a file can allow registrations to use: those that concern the registration's
+// own server alone, and whose arguments are checked.
+func RegistryWords() []string {
+	return []string{
+		"weight", "backup", "maxconn", "slowstart",
+		"check", "cookie", "disabled", "downinter", "enabled", "error-limit", "fall", "fastinter", "id", "inter", "maxqueue",
+		"minconn", "observe", "on-error", "on-marked-down", "on-marked-up", "port", "proto", "rise", "send-proxy", "send-proxy-v2",
+	}
+}
+
+// registryOptions are words of RegistryWords.
+func (t *table) registryOptions(key string) []string {
+	n := t.value(key)
+	if n == nil {
+		return DefaultRegistryOptions()
+	}
+	words := t.lines(key) // none is a choice
+	broken := slices.ContainsFunc(n.items, func(it *node) bool { return it.broken })
+	for i, w := range words {
+		if broken || slices.Contains(RegistryWords(), w) {
+			continue
+		}
+		it, path := n, join(t.path, key)
+		if n.kind == list {
+			it, path = n.items[i], index(path, i)
+		}
+		t.r.mismatch(it, path, "an option that registrations can be allowed to use", "choose from "+strings.Join(RegistryWords(), ", "))
+	}
+	return words
 }
 
 // runPaths fills in where the files of a HAProxy that Myelin runs are. Its master socket is beside its configuration.
@@ -111,6 +152,7 @@ func (r *reader) runPaths(root *table, h *HAProxy, stateDir string) {
 
 // companions: each do_ key of a HAProxy that others run needs the key that says how.
 func (t *table) companions(h HAProxy) {
+	master := t.given("master_socket_path")
 	for _, c := range []struct {
 		on          bool
 		key, needs  string
@@ -119,11 +161,19 @@ func (t *table) companions(h HAProxy) {
 	}{
 		{h.DoWrites, "do_writes", "config_file_path", h.ConfigFilePath != "", `write the path of haproxy.cfg, config_file_path = "/etc/haproxy/haproxy.cfg"`, "do_writes = false"},
 		{h.DoSocket, "do_socket", "socket_file_path", len(h.SocketFilePaths) > 0, `write the path of HAProxy's admin socket, socket_file_path = "/run/haproxy.sock"`, "do_socket = false"},
-		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "", `write reload_command = "systemctl reload haproxy"`, "do_reloads = false"},
+		{h.DoReloads, "do_reloads", "reload_command", h.ReloadCommand != "" || len(h.MasterSocketPaths) > 0 || master != nil && master.broken,
+			`write reload_command = "systemctl reload haproxy", or master_socket_path = "/run/haproxy-master.sock" where HAProxy runs with -W -S`, "do_reloads = false"},
 	} {
 		if n := t.given(c.needs); c.on && !c.have && (n == nil || !n.broken) {
 			t.fail(c.needs, c.key+" needs "+c.needs, c.remedy+", or "+c.off)
 		}
+	}
+}
+
+// masters: HAProxys are told apart by their place in the list.
+func (t *table) masters(h HAProxy) {
+	if n, m := len(h.MasterSocketPaths), len(h.SocketFilePaths); n > 0 && h.DoSocket && m > 0 && n != m {
+		t.fail("master_socket_path", fmt.Sprintf("has %d paths, and socket_file_path has %d", n, m), "write the path of one master's socket for each admin socket, in the same order")
 	}
 }
 

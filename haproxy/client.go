@@ -47,7 +47,8 @@ type Client struct {
 	options  ClientOptions
 	identity Identity
 
-	unread []byte // read from conn, not yet part of a reply
+	unread []byte // read from conn, not yet part of a reply; it lies in space
+	space  []byte // kept from reply to reply, unless a dump made it large
 	failed error  // why the connection cannot be used
 }
 
@@ -479,9 +480,7 @@ func (c *Client) read(ctx context.Context, command string) (string, error) {
 	}
 	for {
 		searched := max(0, len(c.unread)-len(prompt)+1)
-		if cap(c.unread)-len(c.unread) < 4096 {
-			c.unread = append(make([]byte, 0, max(64<<10, 2*len(c.unread))), c.unread...)
-		}
+		c.makeRoom()
 		n, err := c.conn.Read(c.unread[len(c.unread):cap(c.unread)])
 		c.unread = c.unread[:len(c.unread)+n]
 		if i := bytes.Index(c.unread[searched:], []byte(prompt)); i >= 0 {
@@ -502,10 +501,26 @@ func (c *Client) read(ctx context.Context, command string) (string, error) {
 func (c *Client) take(n int) string {
 	reply := string(c.unread[:n])
 	c.unread = c.unread[n+len(prompt):]
-	if len(c.unread) == 0 {
-		c.unread = nil // a large dump's buffer is not kept
-	}
 	return reply
+}
+
+// usualSpace takes any reply but a dump, and what a window of small ones adds up to.
+const usualSpace = 16 << 10
+
+// makeRoom has at least 4 KB behind what is unread.
+func (c *Client) makeRoom() {
+	const room = 4 << 10
+	switch n := len(c.unread); {
+	case n == 0 && cap(c.space) != usualSpace: // the first reply, or a dump came before
+		c.space = make([]byte, 0, usualSpace)
+		c.unread = c.space
+	case cap(c.unread)-n >= room:
+	case n+room <= cap(c.space):
+		c.unread = append(c.space[:0], c.unread...) // its own bytes, moved to the front
+	default:
+		c.space = append(make([]byte, 0, max(usualSpace, 2*n+room)), c.unread...)
+		c.unread = c.space
+	}
 }
 
 // orCause is ctx's own error when it is what ended the conversation.

@@ -3,6 +3,7 @@ package haproxy
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
@@ -55,8 +56,8 @@ func (d *Differ) Waiting() []Key { return d.waits }
 // Only backends in desired are looked at; one that HAProxy does not have is left out (see Missing). In a backend,
 // a server found is the one wanted when name (but for the generation) and address agree and its options, as far as
 // they are known, are those wanted or can be made so in place. Otherwise a new object is made and the old one retired
-// behind it. Ids of servers that are there are left as they are. Servers that are not ours (see Owned) and those in
-// v.Foreign are not touched.
+// behind it. Ids of servers that are there are left as they are. Servers that are not ours (see View.Owns) are not
+// touched. With v.Attached a wanted server whose address one of those has is not added: nothing is missing.
 //
 // In a backend of v.Gate a new server stays in maintenance until its check has passed there. HAProxy checks a server
 // in the maintenance that "add server" leaves it in, but not in one that it was told to go into later (2.6 to 3.2): one
@@ -92,10 +93,11 @@ type backendDiff struct {
 	matched []bool         // found servers that are wanted
 	rescued bool           // some server takes traffic, or a step of phaseRescue sees to it
 
-	ids   map[int]bool    // used ids, once several adds need them
-	taken []int           // ids given in this plan, before that
-	given map[string]bool // names given in this plan
-	held  map[string]bool // base names of wanted servers whose check has not passed: older objects stay until it has
+	ids    map[int]bool            // used ids, once several adds need them
+	taken  []int                   // ids given in this plan, before that
+	given  map[string]bool         // names given in this plan
+	theirs map[netip.AddrPort]bool // addresses of servers that people wrote, once an add needs them
+	held   map[string]bool         // base names of wanted servers whose check has not passed: older objects stay until it has
 }
 
 func (d *backendDiff) run(whole *Differ, backend string, found, wanted []Server) {
@@ -107,7 +109,7 @@ func (d *backendDiff) run(whole *Differ, backend string, found, wanted []Server)
 		if i := d.match(base, w); i >= 0 {
 			d.matched[i] = true
 			d.adjust(&d.found[i], w)
-		} else {
+		} else if !d.served(w) {
 			d.add(base, w)
 		}
 	}
@@ -125,7 +127,7 @@ func (d *backendDiff) index() {
 	clear(d.last)
 	clear(d.given)
 	clear(d.held)
-	d.ids, d.taken = nil, d.taken[:0]
+	d.ids, d.taken, d.theirs = nil, d.taken[:0], nil
 	d.before = slices.Grow(d.before[:0], len(d.found))[:len(d.found)]
 	d.matched = slices.Grow(d.matched[:0], len(d.found))[:len(d.found)]
 	clear(d.matched)
@@ -150,7 +152,9 @@ func (d *backendDiff) latest(base string) int {
 
 func (d *backendDiff) key(s *Server) Key { return Key{d.backend, s.Name} }
 
-func (d *backendDiff) foreign(s *Server) bool { return d.view.Foreign[d.key(s)] }
+func (d *backendDiff) foreign(s *Server) bool {
+	return d.view.Foreign[d.key(s)] || d.view.Attached && !d.view.Owns(d.key(s), *s)
+}
 
 // match finds the object that is the wanted server: one that is not in maintenance before one that is, then the
 // latest. -1: none.

@@ -190,9 +190,8 @@ func TestAdviceNamesTheRemedy(t *testing.T) {
 }
 
 func TestCheckWithHAProxy(t *testing.T) {
-	haproxytest.Require(t)
+	check := CheckWith(haproxytest.Require(t), time.Minute)
 	path := filepath.Join(t.TempDir(), "haproxy.cfg")
-	check := CheckWith("haproxy", time.Minute)
 	require.NoError(t, os.WriteFile(path, []byte("defaults\n\ttimeout connect 1s\n\ttimeout client 1s\n\ttimeout server 1s\n"+
 		"frontend f\n\tbind 127.0.0.1:1\n"), 0o600))
 	require.NoError(t, check(t.Context(), path))

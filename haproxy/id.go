@@ -69,6 +69,20 @@ func assignDistinct(servers []Server) bool {
 	return true
 }
 
+// OwnID tells whether a server's id is one that AssignIDs gives: that of its address, or one of the next that are free.
+// Others were chosen by somebody else, such as Synapse, which counts from one.
+func OwnID(s Server) bool {
+	away := s.ID - idOf(s)
+	if away < 0 {
+		away += MaxID
+	}
+	return away < ownReach
+}
+
+// ownReach is how far AssignIDs may have searched. An id of another's making lies within it by a chance of 1 in 16,000,
+// and then it is replaced at the next reload, as if nobody had known it.
+const ownReach = 64
+
 func compareServers(a, b Server) int {
 	return cmp.Or(canonical(a.Addr).Compare(canonical(b.Addr)), cmp.Compare(a.Name, b.Name))
 }

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -88,4 +91,140 @@ func WatchMaster(ctx context.Context, path string) error {
 	}
 	defer m.Close()
 	return m.Wait(ctx)
+}
+
+// holdMaster holds one connection to the master's socket and returns whether it was held until the master ended it: a
+// reload, or its end. held is called once the connection is there; false lets go. Where there is no connection to be
+// had it returns false after a pause.
+func holdMaster(ctx context.Context, socket string, held func() bool) bool {
+	m, err := DialMaster(ctx, socket)
+	if err != nil {
+		sleep(ctx, lookEvery)
+		return false
+	}
+	defer m.Close()
+	return !held() || m.Wait(ctx) == nil
+}
+
+func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
+	if socket == "" {
+		return nil, errors.New("no socket is configured")
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", socket)
+}
+
+// ask sends one command to a socket of HAProxy and returns the whole reply, which ends when HAProxy closes.
+func ask(ctx context.Context, socket, command string) (string, error) {
+	conn, err := dialSocket(ctx, socket)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return "", err
+	}
+	// Without a prompt the master answers and waits for more (2.6), unless it sees that no more can come.
+	if unix, ok := conn.(*net.UnixConn); ok {
+		if err := unix.CloseWrite(); err != nil {
+			return "", err
+		}
+	}
+	reply, err := io.ReadAll(io.LimitReader(conn, outputLimit))
+	return string(reply), err
+}
+
+// askMaster is what the "show proc" of the master CLI at socket tells.
+func askMaster(ctx context.Context, socket string) (masterState, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	reply, err := ask(ctx, socket, "show proc")
+	if err != nil {
+		return masterState{}, err
+	}
+	m, ok := parseProc(reply)
+	if !ok {
+		return masterState{}, errors.New("the master's process list has no master")
+	}
+	return m, nil
+}
+
+// masterState is a master and its current worker.
+type masterState struct {
+	pid, worker int // worker 0: none since the last reload
+	reloads     int // that were tried
+	failed      int // in a row
+}
+
+// parseProc reads "show proc": a table with a header, whose reload column reads "3 [failed: 1]" for the master from
+// 2.5 on. A worker that has seen no reload is the current one.
+func parseProc(reply string) (masterState, bool) {
+	var m masterState
+	reloads := -1
+	for line := range strings.Lines(reply) {
+		f := strings.Fields(line)
+		if len(f) > 0 && f[0] == "#<PID>" {
+			reloads = slices.Index(strings.Fields(strings.ReplaceAll(line, "<relative PID>", "<relative>")), "<reloads>")
+			continue
+		}
+		if reloads < 0 || len(f) <= reloads {
+			continue
+		}
+		pid, err := strconv.Atoi(f[0])
+		n, err2 := strconv.Atoi(f[reloads])
+		if err != nil || err2 != nil || pid <= 1 {
+			continue
+		}
+		switch {
+		case f[1] == "master":
+			m.pid, m.reloads = pid, n
+			if _, after, ok := strings.Cut(line, "[failed: "); ok {
+				number, _, _ := strings.Cut(after, "]")
+				m.failed, _ = strconv.Atoi(number)
+			}
+		case f[1] == "worker" && n == 0:
+			m.worker = pid
+		}
+	}
+	return m, m.pid != 0
+}
+
+// errReloadFailed is a reload of which the master only says that it failed (up to 2.6).
+var errReloadFailed = errors.New("it failed and the old worker stays")
+
+// reloadMaster has the master at socket, which was in the state before, reload, and waits until the new worker serves.
+func reloadMaster(ctx context.Context, socket string, before masterState) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	reply, err := ask(ctx, socket, "reload")
+	switch {
+	case strings.HasPrefix(reply, "Success=1"): // 2.7+: the answer comes when the new worker serves
+		return nil
+	case strings.HasPrefix(reply, "Success=0"):
+		return fmt.Errorf("it failed and the old worker stays: %s", complaints(reply))
+	case strings.TrimSpace(reply) != "":
+		return fmt.Errorf("the master answered %q", tail(reply))
+	case err != nil && ctx.Err() != nil:
+		return err
+	}
+	// Up to 2.6 the master closes at once and re-executes itself; its process list tells how it went.
+	return awaitReload(ctx, socket, before)
+}
+
+func awaitReload(ctx context.Context, socket string, before masterState) error {
+	for {
+		now, err := askMaster(ctx, socket)
+		switch {
+		case err != nil || now.reloads == before.reloads: // not there yet
+		case now.failed > 0:
+			return fmt.Errorf("%w; HAProxy's log has the reason", errReloadFailed)
+		case now.worker != 0 && now.worker != before.worker:
+			return nil
+		}
+		if !sleep(ctx, askEvery) {
+			return errors.New("no new worker in the time it has")
+		}
+	}
 }

@@ -129,6 +129,8 @@ type View struct {
 	Drain     map[string]bool // backends whose leaving servers drain before they are put into maintenance
 	Drained   map[Key]bool    // leaving servers that have drained for long enough
 	Gate      map[string]bool // backends whose servers take traffic only after a good check of HAProxy's own
+	Attached  bool            // HAProxy's file is others': their servers may have our kind of name, so ids decide (see Made)
+	Mine      map[Key]bool    // with Attached: servers that are known as ours whatever their ids
 }
 
 // Step is one change of one server.

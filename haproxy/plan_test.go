@@ -67,6 +67,10 @@ func readCase(t *testing.T, file string) planCase {
 			c.view.Caps = CapabilitiesOf(f[1])
 			continue
 		}
+		if f[0] == "attached" {
+			c.view.Attached, c.view.Mine = true, map[Key]bool{}
+			continue
+		}
 		switch f[0] {
 		case "drain":
 			c.view.Drain[f[1]] = true
@@ -81,6 +85,8 @@ func readCase(t *testing.T, file string) planCase {
 		switch f[0] {
 		case "drained":
 			c.view.Drained[key] = true
+		case "mine":
+			c.view.Mine[key] = true
 		case "forced":
 			c.view.Forced[key] = true
 		case "foreign":

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -236,7 +235,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // does not count: a socket must answer, and the process of a pid file must be what we would have started. It is an
 // error when another HAProxy has our admin socket: a second one would share its ports with it (SO_REUSEPORT).
 func (p *Process) find(ctx context.Context) (int, error) {
-	if m, err := p.master(ctx); err == nil {
+	if m, err := askMaster(ctx, p.o.MasterSocket); err == nil {
 		return m.pid, nil
 	}
 	if text, err := os.ReadFile(p.o.PidPath); err == nil {
@@ -360,7 +359,7 @@ func (p *Process) start(ctx context.Context) (int, error) {
 	settled, cancel := context.WithTimeout(bounded, settleTimeout)
 	defer cancel()
 	for again := true; again; again = sleep(settled, askEvery) {
-		if m, err := p.master(settled); err == nil {
+		if m, err := askMaster(settled, p.o.MasterSocket); err == nil {
 			return m.pid, nil
 		}
 	}
@@ -425,18 +424,14 @@ func (p *Process) watch(ctx context.Context, pid int) {
 // hold returns when the master ends its connections, or when it cannot be held and a look is due or shows that
 // HAProxy is gone. It returns whether it was held.
 func (p *Process) hold(ctx context.Context, pid int) bool {
-	m, err := DialMaster(ctx, p.o.MasterSocket)
-	if err != nil {
-		sleep(ctx, lookEvery)
-		return false
-	}
-	defer m.Close()
-	// The connection does not tell what happened before it was there: a death is looked for, a reload assumed.
-	if !p.alive(ctx, pid) {
+	return holdMaster(ctx, p.o.MasterSocket, func() bool {
+		// The connection does not tell what happened before it was there: a death is looked for, a reload assumed.
+		if !p.alive(ctx, pid) {
+			return false
+		}
+		p.signal()
 		return true
-	}
-	p.signal()
-	return m.Wait(ctx) == nil
+	})
 }
 
 // alive tells whether the master is still this one. Between the end of a held connection and the first answer of a
@@ -445,100 +440,15 @@ func (p *Process) alive(ctx context.Context, pid int) bool {
 	if p.isOurs(ctx, pid) {
 		return true
 	}
-	m, err := p.master(ctx)
+	m, err := askMaster(ctx, p.o.MasterSocket)
 	return err == nil && m.pid == pid
-}
-
-func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
-	if socket == "" {
-		return nil, errors.New("no socket is configured")
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", socket)
-}
-
-// ask sends one command to a socket of HAProxy and returns the whole reply, which ends when HAProxy closes.
-func ask(ctx context.Context, socket, command string) (string, error) {
-	conn, err := dialSocket(ctx, socket)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if _, err := io.WriteString(conn, command+"\n"); err != nil {
-		return "", err
-	}
-	// Without a prompt the master answers and waits for more (2.6), unless it sees that no more can come.
-	if unix, ok := conn.(*net.UnixConn); ok {
-		if err := unix.CloseWrite(); err != nil {
-			return "", err
-		}
-	}
-	reply, err := io.ReadAll(io.LimitReader(conn, outputLimit))
-	return string(reply), err
-}
-
-// master is what the master CLI's "show proc" tells.
-func (p *Process) master(ctx context.Context) (masterState, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	reply, err := ask(ctx, p.o.MasterSocket, "show proc")
-	if err != nil {
-		return masterState{}, err
-	}
-	m, ok := parseProc(reply)
-	if !ok {
-		return masterState{}, errors.New("the master's process list has no master")
-	}
-	return m, nil
-}
-
-// masterState is a master and its current worker.
-type masterState struct {
-	pid, worker int // worker 0: none since the last reload
-	reloads     int // that were tried
-	failed      int // in a row
-}
-
-// parseProc reads "show proc": a table with a header, whose reload column reads "3 [failed: 1]" for the master from
-// 2.5 on. A worker that has seen no reload is the current one.
-func parseProc(reply string) (masterState, bool) {
-	var m masterState
-	reloads := -1
-	for line := range strings.Lines(reply) {
-		f := strings.Fields(line)
-		if len(f) > 0 && f[0] == "#<PID>" {
-			reloads = slices.Index(strings.Fields(strings.ReplaceAll(line, "<relative PID>", "<relative>")), "<reloads>")
-			continue
-		}
-		if reloads < 0 || len(f) <= reloads {
-			continue
-		}
-		pid, err := strconv.Atoi(f[0])
-		n, err2 := strconv.Atoi(f[reloads])
-		if err != nil || err2 != nil || pid <= 1 {
-			continue
-		}
-		switch {
-		case f[1] == "master":
-			m.pid, m.reloads = pid, n
-			if _, after, ok := strings.Cut(line, "[failed: "); ok {
-				number, _, _ := strings.Cut(after, "]")
-				m.failed, _ = strconv.Atoi(number)
-			}
-		case f[1] == "worker" && n == 0:
-			m.worker = pid
-		}
-	}
-	return m, m.pid != 0
 }
 
 // Reload lets HAProxy read its file again without closing a connection, and waits until the new worker serves. A file
 // that HAProxy refuses is not tried: the old worker stays, and the error has HAProxy's own words. It takes at most a
 // minute; calls must not overlap.
 func (p *Process) Reload(ctx context.Context) error {
-	before, masterErr := p.master(ctx)
+	before, masterErr := askMaster(ctx, p.o.MasterSocket)
 	pid := before.pid
 	if masterErr != nil {
 		var err error
@@ -560,35 +470,8 @@ func (p *Process) Reload(ctx context.Context) error {
 		return nil
 	}
 
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	reply, err := ask(ctx, p.o.MasterSocket, "reload")
-	switch {
-	case strings.HasPrefix(reply, "Success=1"): // 2.7+: the answer comes when the new worker serves
-		return nil
-	case strings.HasPrefix(reply, "Success=0"):
-		return fmt.Errorf("reload HAProxy: it failed and the old worker stays: %s", complaints(reply))
-	case strings.TrimSpace(reply) != "":
-		return fmt.Errorf("reload HAProxy: the master answered %q", tail(reply))
-	case err != nil && ctx.Err() != nil:
+	if err := reloadMaster(ctx, p.o.MasterSocket, before); err != nil {
 		return fmt.Errorf("reload HAProxy: %w", err)
 	}
-	// Up to 2.6 the master closes at once and re-executes itself; its process list tells how it went.
-	return p.awaitReload(ctx, before)
-}
-
-func (p *Process) awaitReload(ctx context.Context, before masterState) error {
-	for {
-		now, err := p.master(ctx)
-		switch {
-		case err != nil || now.reloads == before.reloads: // not there yet
-		case now.failed > 0:
-			return errors.New("reload HAProxy: it failed and the old worker stays; HAProxy's log has the reason")
-		case now.worker != 0 && now.worker != before.worker:
-			return nil
-		}
-		if !sleep(ctx, askEvery) {
-			return errors.New("reload HAProxy: no new worker in the time it has")
-		}
-	}
+	return nil
 }

@@ -63,9 +63,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	haproxytest.Require(t)
-	binary, err := haproxytest.Binary()
-	require.NoError(t, err)
+	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)
 	log, hook := logtest.NewNullLogger()
 	h := &host{t: t, dir: dir, port: haproxytest.FreePort(t), hook: hook, o: ProcessOptions{
@@ -158,7 +156,7 @@ func (h *host) started(p *Process) {
 
 func (h *host) worker(p *Process) int {
 	h.t.Helper()
-	m, err := p.master(h.t.Context())
+	m, err := askMaster(h.t.Context(), p.o.MasterSocket)
 	require.NoError(h.t, err)
 	require.NotZero(h.t, m.worker)
 	return m.worker
@@ -425,7 +423,7 @@ func TestProcessSeesAReloadByHand(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGUSR2))
 	for another := false; !another; {
 		h.started(p) // what is not announced is not looked for
-		m, err := p.master(t.Context())
+		m, err := askMaster(t.Context(), p.o.MasterSocket)
 		another = err == nil && m.worker != 0 && m.worker != worker
 	}
 	require.Equal(t, pid, p.Pid())

@@ -60,8 +60,7 @@ func TestRender(t *testing.T) {
 }
 
 func TestRenderedFilesPassHAProxy(t *testing.T) {
-	haproxytest.Require(t)
-	check := CheckWith("haproxy", time.Minute)
+	check := CheckWith(haproxytest.Require(t), time.Minute)
 	for path := range goldens(t) {
 		require.NoError(t, check(t.Context(), path))
 	}

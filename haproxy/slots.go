@@ -77,6 +77,9 @@ type SlotView struct {
 	Drain   bool            // leaving servers drain before they are put into maintenance
 	Drained map[Key]bool    // leaving servers that have drained for long enough
 	Gate    bool            // servers take traffic only after good checks of HAProxy's own
+
+	Attached bool         // others write HAProxy's file; see View
+	Mine     map[Key]bool // servers known to be ours all the same
 }
 
 // Shortage is what DiffSlots cannot do: it needs a reload.
@@ -211,14 +214,21 @@ func (d *slotDiff) match(w Server, at addrIndex) int {
 
 // serves tells whether an object that has the address of a wanted server can be it.
 func (d *slotDiff) serves(s, w Server) bool {
-	if IsSlot(s) {
+	switch {
+	case IsSlot(s):
 		return true
-	}
-	if d.view.Foreign[d.key(s)] {
+	case d.view.Foreign[d.key(s)]:
 		return s.Name == w.Name
+	case !d.owns(s):
+		return d.view.Attached // people wrote it: nothing is missing
 	}
 	a, known := d.applied(s)
-	return Owned(s) && (!known || a.fits(w))
+	return !known || a.fits(w)
+}
+
+// owns tells whether a server is ours to change.
+func (d *slotDiff) owns(s Server) bool {
+	return View{Foreign: d.view.Foreign, Attached: d.view.Attached, Mine: d.view.Mine}.Owns(d.key(s), s)
 }
 
 // compareSeats orders objects of one address: those that take traffic, then slots, then by number.
@@ -240,7 +250,7 @@ func compareSeats(a, b Server) int {
 
 // adjust brings a server that is there to the wanted weight and state.
 func (d *slotDiff) adjust(found, w Server) {
-	if d.view.Foreign[d.key(found)] {
+	if !d.owns(found) {
 		return // written by hand, and there: nothing is missing
 	}
 	s := found
@@ -317,7 +327,7 @@ func (d *slotDiff) clear() {
 		return
 	}
 	for i, s := range d.found {
-		if d.taken[i] || s.Admin == Maint || !Owned(s) || d.view.Foreign[d.key(s)] {
+		if d.taken[i] || s.Admin == Maint || !d.owns(s) {
 			continue
 		}
 		if EmptySlot(s) || !d.moving && d.short.Slots == 0 {

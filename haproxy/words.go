@@ -193,35 +193,78 @@ func hasOption(words []string, word string) bool {
 	return false
 }
 
-// RegistryOptions judges option words that come from a registration, which is text of strangers: ok are those that
-// may be used, in order, and rejected those that may not, each rejected option as one text with its argument, to be
-// shown. Behind a word that is not known nothing can be told apart, so all that follows is rejected with it.
+// RegistryVerdict is what becomes of the option words of one registration.
+type RegistryVerdict struct {
+	Words   []string // to be used, in order
+	Ignored []string // options left out, each with its argument: the server is the same one without them
+	Refused []string // options that are not allowed and without which the server would be another one
+}
+
+// RegistryOptions judges option words that come from a registration, which is text of strangers. allowed are the words
+// that the operator lets registrations use; each still needs an argument within bounds (see RegistryWord).
 //
-// Among ok may be weight, id, cookie, enabled and disabled, which are the caller's to take out.
-func RegistryOptions(words []string) (ok, rejected []string) {
+// What is not allowed is left out where it only tunes the server: a server with the fleet's own check and timers is
+// better than none. It is refused where leaving it out would change whether traffic is sent, or how the server is spoken
+// to (see essential), and where no registration can ever be allowed it: who asks for another source address or for
+// another server's state means something else than what would be served. Behind a word that is not known nothing can be
+// told apart, so all that follows is refused with it.
+//
+// Among Words may be weight, id, cookie, enabled and disabled, which are the caller's to take out.
+func RegistryOptions(words []string, allowed map[string]bool) RegistryVerdict {
+	var v RegistryVerdict
 	if len(words) > registryWords {
-		return nil, []string{clip(fmt.Sprintf("%d words, at most %d", len(words), registryWords))}
+		v.Refused = []string{fmt.Sprintf("%d words, at most %d", len(words), registryWords)}
+		return v
 	}
 	for i := 0; i < len(words); i++ {
-		o, known := lookupOption(words[i])
-		if !known {
-			o, known = ourWord(words[i])
-		}
+		o, known := serverWord(words[i])
 		if !known || i+o.args >= len(words) {
-			return ok, append(rejected, clip(strings.Join(words[i:], " ")))
+			v.Refused = append(v.Refused, clip(strings.Join(words[i:], " ")))
+			return v
 		}
 		option, arg := words[i:i+1+o.args], ""
 		if o.args > 0 {
 			arg = option[1]
 		}
 		i += o.args
-		if o.registry == nil || !o.registry(arg) {
-			rejected = append(rejected, clip(strings.Join(option, " ")))
-			continue
+		switch shown := clip(strings.Join(option, " ")); {
+		case allowed[option[0]] && o.registry != nil && o.registry(arg):
+			v.Words = append(v.Words, option...)
+		case o.registry == nil || essential(option[0], arg):
+			v.Refused = append(v.Refused, shown)
+		default:
+			v.Ignored = append(v.Ignored, shown)
 		}
-		ok = append(ok, option...)
 	}
-	return ok, rejected
+	return v
+}
+
+// RegistryWord tells whether registrations can be allowed to use a word at all: whether it concerns their own server
+// only and Myelin knows what its argument may be.
+func RegistryWord(word string) bool {
+	o, known := serverWord(word)
+	return known && o.registry != nil
+}
+
+// serverWord looks up a word of a server line, those that Myelin decides about included.
+func serverWord(word string) (optionWord, bool) {
+	if o, known := lookupOption(word); known {
+		return o, true
+	}
+	return ourWord(word)
+}
+
+// essential tells of options that a server is not the same without: those that keep traffic away from it (a standby
+// that is treated as a full member takes load that nobody meant for it), and those that say what it expects to hear on
+// its port (without them each request fails).
+func essential(word, arg string) bool {
+	switch word {
+	case "backup", "disabled", "proto", "send-proxy", "send-proxy-v2":
+		return true
+	case "weight":
+		return strings.Trim(arg, "0") == ""
+	}
+	return false
 }
 
 // registryWords bounds a registration's options: HAProxy takes 64 words in a server line, and most are ours to fill.

@@ -19,6 +19,7 @@ import (
 type SourceOptions struct {
 	Decode Decode        // nil: Nerve's format, with a discovery.NerveDecoder of its own
 	Poll   time.Duration // read everything at this interval; 0: watch
+	Gap    time.Duration // least time between the beginnings of two rounds of reads; 0: what the storm asks for
 	Log    logrus.FieldLogger
 
 	// Immutable says that nobody sets the data of a registered node: a change is another node, or the node deleted and
@@ -258,7 +259,7 @@ func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 
 // gap is the time between the beginnings of two rounds.
 func (r *source) gap(v *view, changes float64) time.Duration {
-	gap := window(changes)
+	gap := max(window(changes), r.o.Gap)
 	if !r.s.modern() {
 		gap = max(gap, min(time.Duration(len(v.nodes))*classicPerNode, classicMost))
 	}

@@ -22,12 +22,15 @@ import (
 // ErrNoBinary says that no HAProxy is installed.
 var ErrNoBinary = errors.New("no haproxy in PATH or /usr/sbin")
 
+// BinaryVariable is the environment variable that names another HAProxy to test with, by its path.
+const BinaryVariable = "MYELIN_HAPROXY"
+
 // patience bounds every wait: for a start, a reload, an exit.
 const patience = 20 * time.Second
 
 // Options change how HAProxy is started. The zero value is good.
 type Options struct {
-	Binary string // default: haproxy in PATH, then /usr/sbin/haproxy
+	Binary string // default: that of Binary
 
 	// Files are configuration files to be used instead of the text given to Start. They must declare Socket(dir)
 	// as their stats socket.
@@ -55,8 +58,14 @@ func Socket(dir string) string { return filepath.Join(dir, "admin.sock") }
 // MasterSocket is the path of the master's CLI in dir.
 func MasterSocket(dir string) string { return filepath.Join(dir, "master.sock") }
 
-// Binary finds HAProxy, or returns ErrNoBinary.
+// Binary finds HAProxy, or returns ErrNoBinary. The environment's MYELIN_HAPROXY, a path, comes first.
 func Binary() (string, error) {
+	if path := os.Getenv(BinaryVariable); path != "" {
+		if _, err := exec.LookPath(path); err != nil {
+			return "", fmt.Errorf("find the HAProxy of %s: %w", BinaryVariable, err)
+		}
+		return path, nil
+	}
 	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
@@ -85,15 +94,20 @@ func New(t testing.TB, cfg string) *HAProxy {
 	return h
 }
 
-// Require skips the test when no HAProxy is installed, and fails it when CI=true.
-func Require(t testing.TB) {
+// Require returns HAProxy's path. It skips the test when none is installed, and fails it when CI=true.
+func Require(t testing.TB) string {
 	t.Helper()
-	if _, err := Binary(); err != nil {
+	path, err := Binary()
+	if err != nil {
+		if os.Getenv(BinaryVariable) != "" {
+			t.Fatal(err)
+		}
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("CI must have a real HAProxy: %v", err)
 		}
 		t.Skipf("NOT TESTED against a real HAProxy: %v; install it (apt-get install haproxy) to run this test", err)
 	}
+	return path
 }
 
 // TempDir is a directory with a path short enough for unix sockets (107 bytes on Linux, of which HAProxy takes some
