@@ -82,7 +82,7 @@ func New(o Options) *Agent {
 // is, running. Neither a missing ZooKeeper nor a missing HAProxy is an error: both are waited for.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeSessions(nil)
-	next := &reload{config: a.o.Config, runs: make(chan struct{})}
+	next := &reload{config: withNames(ctx, a.o.Config), runs: make(chan struct{})}
 	var views map[string]view
 	for n := 1; ; n++ {
 		g, err := a.newGeneration(next.config, n, views)
@@ -111,6 +111,12 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 	gctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { g.run(gctx) })
+	upgraded := make(chan *config.Agent, 1)
+	running.Go(func() {
+		if c := upgrade(gctx, g.config); c != nil {
+			upgraded <- c
+		}
+	})
 	defer running.Wait()
 	defer cancel()
 	select {
@@ -118,6 +124,9 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 		return nil
 	case next := <-a.reloads:
 		return next
+	case c := <-upgraded:
+		a.log.Info("HAProxy was upgraded; frontends get names of their own, which 3.3 and later require")
+		return &reload{config: c, runs: make(chan struct{})}
 	}
 }
 
@@ -126,6 +135,7 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 // another agent drives HAProxy through; the old one stays in force then. It blocks until the new configuration runs or
 // ctx is done.
 func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
+	cfg = withNames(ctx, cfg)
 	if err := a.judge(ctx, cfg); err != nil {
 		return err
 	}

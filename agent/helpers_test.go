@@ -109,6 +109,7 @@ func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
 	for _, e := range edit {
 		e(n.config)
 	}
+	n.config = withNames(t.Context(), n.config)
 	n.writeFile(fileOf(n.config).Render(nil))
 	n.startHAProxy()
 	t.Cleanup(func() {
@@ -370,6 +371,9 @@ type tap struct {
 
 	mu    sync.Mutex
 	dials int
+	live  int // connections
+	most  int // of them at a time
+	guest int // of them, the test's own
 	lines []string
 	done  []string                // those that were answered
 	fault func(line string) fault // nil: none
@@ -409,6 +413,10 @@ func newTap(t *testing.T, target string) *tap {
 		}
 		p.mu.Unlock()
 		all.Wait()
+		// HAProxy takes ten connections, of which people and exporters need some (its "stats maxconn").
+		if p.most > 2+p.guest {
+			t.Errorf("the agent had %d connections to HAProxy at a time", p.most-p.guest)
+		}
 	})
 	return p
 }
@@ -434,7 +442,14 @@ func (p *tap) serve(conn net.Conn) {
 	}
 	p.mu.Lock()
 	p.dials++
+	p.live++
+	p.most = max(p.most, p.live)
 	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.live--
+	}()
 	up, err := net.Dial("unix", p.target)
 	if err != nil {
 		return

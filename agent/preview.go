@@ -52,6 +52,7 @@ func (p Preview) Pending() bool {
 // What cannot be reached is noted; the services that were not heard of keep what the file has. asked is false for a
 // preview of the file alone.
 func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, asked bool) (*Preview, error) {
+	c = withNames(ctx, c)
 	a := New(Options{Config: c, Log: log})
 	defer a.closeSessions(nil)
 	text, err := os.ReadFile(c.HAProxy.ConfigFilePath)

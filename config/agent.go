@@ -181,6 +181,7 @@ type HAProxy struct {
 
 	BindAddress    string // default 127.0.0.1
 	SharedFrontend []string
+	FrontendNames  string // "" (by HAProxy's version), same, distinct (from the names of backends)
 
 	RestartInterval time.Duration // default 2s
 	RestartJitter   float64       // fraction of the interval

@@ -49,6 +49,9 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.CheckCommand = t.str("check_command", "")
 	h.BindAddress = t.bindAddress(h.BindAddress)
 	h.SharedFrontend = t.lines("shared_frontend")
+	if h.FrontendNames = t.choice("frontend_names", "auto", "auto", "same", "distinct"); h.FrontendNames == "auto" {
+		h.FrontendNames = ""
+	}
 	h.RestartInterval = t.duration("restart_interval", h.RestartInterval, 0)
 	h.RestartJitter = t.fraction("restart_jitter", 0)
 	h.ServerOrderSeed = t.seed("server_order_seed")

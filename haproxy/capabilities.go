@@ -17,6 +17,7 @@ type Capabilities struct {
 	Cookie            bool // "cookie" on "add server" (3.0)
 	InitState         bool // "init-state" on "add server" (3.1)
 	DynamicBackends   bool // "add backend" (3.4)
+	DistinctNames     bool // a frontend and a backend must not have the same name (3.3)
 	NeedsPoolKeywords bool // a server added at run time reuses no connections unless told its pool's size (2.x)
 }
 
@@ -42,6 +43,7 @@ func CapabilitiesOf(version string) Capabilities {
 	c.Cookie = c.atLeast(3, 0)
 	c.InitState = c.atLeast(3, 1)
 	c.DynamicBackends = c.atLeast(3, 4)
+	c.DistinctNames = c.atLeast(3, 3)
 	// Upstream 8a31783b6; late stable versions of 2.6 and 2.8 have it too, where the words do no harm.
 	c.NeedsPoolKeywords = !c.atLeast(3, 0)
 	return c

@@ -11,7 +11,9 @@ import (
 // explicitly are kept; where two servers claim one, the first by address keeps it and the other is given one.
 //
 // Two addresses may meet at one id (a chance of 0.5 % with 100 servers, some 50 pairs with 10,000): in order of
-// address, then name, the later one takes the next free id.
+// address, then name, the later one takes the next free id. So a server that joins with an id that nobody was
+// given changes nothing for the others, and one that leaves does so only for those that were looking for an id when
+// they met it.
 func AssignIDs(servers []Server) {
 	if assignDistinct(servers) {
 		return
@@ -52,9 +54,7 @@ func AssignIDs(servers []Server) {
 func assignDistinct(servers []Server) bool {
 	ids := make([]int, len(servers), 2*len(servers))
 	for i, s := range servers {
-		if ids[i] = s.ID; ids[i] == 0 {
-			ids[i] = idOf(s)
-		}
+		ids[i] = WantedID(s)
 	}
 	sorted := append(ids[len(ids):], ids...)
 	slices.Sort(sorted)
@@ -93,6 +93,14 @@ func canonical(a netip.AddrPort) netip.AddrPort {
 }
 
 func sameAddr(a, b netip.AddrPort) bool { return canonical(a) == canonical(b) }
+
+// WantedID is the id that AssignIDs gives a server when no other wants it.
+func WantedID(s Server) int {
+	if s.ID != 0 {
+		return s.ID
+	}
+	return idOf(s)
+}
 
 // idOf is the id a server gets when nobody else has it: 1 + mix(FNV-1a 64 of "ip:port") mod MaxID. Neighbouring
 // addresses differ in one byte only, which FNV-1a carries to few of its bits, so the sum is mixed (the finalizer of

@@ -156,6 +156,7 @@ type masterState struct {
 	pid, worker int // worker 0: none since the last reload
 	reloads     int // that were tried
 	failed      int // in a row
+	countsFails bool
 }
 
 // parseProc reads "show proc": a table with a header, whose reload column reads "3 [failed: 1]" for the master from
@@ -183,6 +184,7 @@ func parseProc(reply string) (masterState, bool) {
 			if _, after, ok := strings.Cut(line, "[failed: "); ok {
 				number, _, _ := strings.Cut(after, "]")
 				m.failed, _ = strconv.Atoi(number)
+				m.countsFails = true
 			}
 		case f[1] == "worker" && n == 0:
 			m.worker = pid
@@ -218,7 +220,8 @@ func awaitReload(ctx context.Context, socket string, before masterState) error {
 		now, err := askMaster(ctx, socket)
 		switch {
 		case err != nil || now.reloads == before.reloads: // not there yet
-		case now.failed > 0:
+		// Up to 2.4 the failures are not counted. A master that answers has forked its worker, or has none that is new.
+		case now.failed > 0, !now.countsFails && now.worker == 0:
 			return fmt.Errorf("%w; HAProxy's log has the reason", errReloadFailed)
 		case now.worker != 0 && now.worker != before.worker:
 			return nil

@@ -379,14 +379,14 @@ func TestProcessReload(t *testing.T) {
 	require.ErrorContains(t, err, "reload HAProxy: check "+h.o.ConfigPath)
 	require.ErrorContains(t, err, "unknown keyword 'frobnicate'")
 	require.Equal(t, worker, h.worker(p), "the old one serves")
-	require.Equal(t, 203, h.status())
+	h.answers(203) // of 2.2 the one before may have taken a connection too
 
 	// What the check cannot see, the master finds out: it keeps the old worker as well.
 	f := h.config(204)
 	f.Services[0].Bind = "192.0.2.1:" + strconv.Itoa(h.port)
 	h.write(f.Render(nil))
 	require.ErrorContains(t, p.Reload(t.Context()), "reload HAProxy: it failed and the old worker stays")
-	require.Equal(t, 203, h.status())
+	h.answers(203)
 
 	h.write(h.config(200).Render(nil))
 	require.NoError(t, p.Reload(t.Context()))
@@ -445,9 +445,9 @@ func TestParseProc(t *testing.T) {
 		"# workers\n130             worker          0               0d00h00m00s     3.0.11\n" +
 		"# old workers\n120             worker          1               0d00h00m28s     3.0.11\n# programs\n\n"
 	for text, want := range map[string]masterState{
-		v26: {pid: 7902, reloads: 2, failed: 1},
+		v26: {pid: 7902, reloads: 2, failed: 1, countsFails: true},
 		v20: {pid: 1162, worker: 1271, reloads: 5},
-		v30: {pid: 100, worker: 130, reloads: 3},
+		v30: {pid: 100, worker: 130, reloads: 3, countsFails: true},
 	} {
 		got, ok := parseProc(text)
 		require.True(t, ok)

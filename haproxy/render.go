@@ -32,6 +32,10 @@ type File struct {
 	SharedFrontend []string  // lines of "frontend shared-frontend"; empty: there is none
 	AdminSocket    string    // gets its "stats socket" line in global unless one is there; empty: none is added
 	Seed           string    // of the order of servers, where Service.Order leaves it open
+
+	// DistinctNames has a frontend named otherwise than any backend, which HAProxy asks for from 3.3 on. Otherwise
+	// both have the name of their service, as SmartStack's have.
+	DistinctNames bool
 }
 
 // Section is a section written by hand, such as "listen stats".
@@ -167,12 +171,13 @@ func (f File) render(servers State, static string) []byte {
 		writeSection(&b, e.Title, e.Lines)
 	}
 	shared := slices.Clip(f.SharedFrontend)
-	for _, s := range f.Services {
+	frontends := f.frontendNames()
+	for i, s := range f.Services {
 		if s.Disabled {
 			continue
 		}
 		if s.HasFrontend {
-			writeSection(&b, "frontend "+s.Name, s.FrontendLines())
+			writeSection(&b, "frontend "+frontends[i], s.FrontendLines())
 		}
 		writeSection(&b, "backend "+s.SectionName(), s.BackendLines())
 		for _, srv := range ordered(servers[s.SectionName()], s.Order, f.Seed) {
