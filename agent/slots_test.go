@@ -405,6 +405,31 @@ func newWorkload(t *testing.T) *workload {
 	return w
 }
 
+// roomInSlots waits until a slot is out of traffic and has no connections.
+func (n *node) roomInSlots() {
+	n.t.Helper()
+	eventually(n.t, "a slot is free", func() error {
+		state, err := n.state()
+		if err != nil {
+			return err
+		}
+		reply, err := n.haproxy.Command("show servers conn svc")
+		if err != nil {
+			return err
+		}
+		conns, err := haproxy.ParseConns(reply)
+		if err != nil {
+			return err
+		}
+		for _, s := range state["svc"] {
+			if s.Admin == haproxy.Maint && conns[haproxy.Key{Backend: "svc", Server: s.Name}] == (haproxy.Conns{}) {
+				return nil
+			}
+		}
+		return fmt.Errorf("connections: %v", conns)
+	})
+}
+
 // TestSlotsUnderTraffic: addresses come and go through the slots under requests, with reloads by hand and connections
 // kept open to old ones: no request fails, and none ends at a server that had left when it began.
 func TestSlotsUnderTraffic(t *testing.T) {
@@ -414,6 +439,7 @@ func TestSlotsUnderTraffic(t *testing.T) {
 		c.Services[0].HAProxy.Port, c.Services[0].HAProxy.PortSet = uint16(front), true
 		c.Services[0].HAProxy.BindAddress = "127.0.0.1"
 		c.Services[0].HAProxy.Backend = []string{"balance uri", "http-reuse always"}
+		c.Services[0].HAProxy.ServerOptions = "pool-purge-delay 200ms"
 	})
 	n.start(time.Millisecond) // connections alone keep a slot from the next server
 	var pool []*workload
@@ -478,6 +504,7 @@ func TestSlotsUnderTraffic(t *testing.T) {
 			go func() { _, err := get(fmt.Sprintf("held/%d/%d", round, i)); held <- err }()
 		}
 		words, ports, set := wanted(round)
+		n.roomInSlots()
 		n.hear(words...)
 		n.serves(ports)
 		leaver.gate.Unlock()
