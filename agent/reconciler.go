@@ -251,7 +251,7 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		r.inherit(w, r.actual)
 	}
 	r.noteAbsent(w, due)
-	if err := r.rest(ctx, c, w, due); err != nil {
+	if c, err = r.rest(ctx, c, w, due); err != nil {
 		return err
 	}
 	plan := r.plan(r.actual, w, due)

@@ -88,19 +88,25 @@ func (r *reconciler) planSlots(w *wanted, actual, slotted haproxy.State) haproxy
 }
 
 // rest finds out which slots of the due backends may get another address, where some server needs one. What was
-// confirmed may be half a minute old, and a connection begins and ends at any time: both are asked for now.
-func (r *reconciler) rest(ctx context.Context, c *haproxy.Client, w *wanted, due []string) error {
+// confirmed may be half a minute old, and a connection begins and ends at any time: both are asked for now. It returns
+// the connection to go on with.
+func (r *reconciler) rest(ctx context.Context, c *haproxy.Client, w *wanted, due []string) (*haproxy.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
 	defer cancel()
 	r.rested = map[haproxy.Key]bool{}
+	slotted := w.state(due, r.quarantine)
+	maps.DeleteFunc(slotted, func(name string, servers []haproxy.Server) bool {
+		_, there := r.actual[name]
+		return !there || r.climb(w.backends[name], servers).rung != haproxy.RungSlots
+	})
+	if len(slotted) == 0 {
+		return c, nil
+	}
+	// As if all that are old enough were free: what the plan would be then.
 	aged := r.aged(time.Now())
 	var ask, used []string
-	for name, servers := range w.state(due, r.quarantine) {
-		found, there := r.actual[name]
-		if !there || r.climb(w.backends[name], servers).rung != haproxy.RungSlots {
-			continue
-		}
-		steps, _ := haproxy.DiffSlots(name, found, r.slotServers(w, name, servers), r.slotView(w, name, aged, nil))
+	for name, servers := range slotted {
+		steps, _ := haproxy.DiffSlots(name, r.actual[name], r.slotServers(w, name, servers), r.slotView(w, name, aged, nil))
 		moves := func(s haproxy.Step) bool { return s.Op == haproxy.StepAddr }
 		if slices.ContainsFunc(steps, moves) {
 			ask = append(ask, name)
@@ -109,22 +115,28 @@ func (r *reconciler) rest(ctx context.Context, c *haproxy.Client, w *wanted, due
 			used = append(used, name)
 		}
 	}
-	if len(ask) == 0 {
-		return nil
-	}
-	if err := r.reread(ctx, c, ask); err != nil || len(used) == 0 {
-		return err
+	if err := r.reread(ctx, c, ask); err != nil {
+		return c, err
 	}
 	conns, err := c.Conns(ctx, used...)
 	if err != nil {
-		return err
+		return c, err
 	}
 	for k := range r.aged(time.Now()) {
 		if n, known := conns[k]; known && n == (haproxy.Conns{}) {
 			r.rested[k] = true
 		}
 	}
-	return nil
+	// That slots are used up must hold for the process that serves: a reload would be asked for, and one that somebody
+	// else has just made is as good.
+	for name, servers := range slotted {
+		_, short := haproxy.DiffSlots(name, r.actual[name], r.slotServers(w, name, servers), r.slotView(w, name, r.rested, nil))
+		if short.Slots > 0 {
+			err := r.same(ctx)
+			return r.client, err
+		}
+	}
+	return c, nil
 }
 
 // aged are the slots that have been in maintenance for so long that no request can still be meant for the server that
