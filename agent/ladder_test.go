@@ -99,7 +99,7 @@ func TestRungIsPublished(t *testing.T) {
 	n.start(0)
 	n.hear("a@127.0.0.1:81")
 	n.serves("81")
-	c := collector{status: n.agent.Status, stats: n.agent.sessions.stats}
+	c := n.agent.Collector()
 	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
 # HELP myelin_haproxy_rung 1 for the way in which HAProxy takes changes of a backend's servers.
 # TYPE myelin_haproxy_rung gauge
