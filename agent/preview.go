@@ -65,6 +65,8 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		return nil, err
 	}
 	unheard := len(notes) > 0
+	c, problems := previewRemote(c, views)
+	notes = append(notes, problems...)
 	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
 	state, err := stateOf(c)
@@ -115,6 +117,33 @@ func rungs(l *ladder, w *wanted) []RungPreview {
 		}
 	}
 	return out
+}
+
+// previewRemote lays what the registry holds of the services' configuration over c, in views too. What has not been heard
+// is as it was kept.
+func previewRemote(c *config.Agent, views []view) (*config.Agent, []string) {
+	var notes []string
+	data, err := readRemotes(c)
+	if err != nil {
+		notes = append(notes, err.Error())
+	}
+	if data == nil {
+		data = map[string][]byte{}
+	}
+	for _, v := range views {
+		if v.snapshot.DataRead {
+			data[v.service.Name] = v.snapshot.Data
+		}
+	}
+	laid, problems := remotely(c, data)
+	for i := range views {
+		s := laid.Services[i]
+		views[i].service.HAProxy, views[i].service.FileOutputDisabled = s.HAProxy, s.FileOutputDisabled
+		for _, p := range problems[s.Name] {
+			notes = append(notes, "service "+s.Name+": configuration from the registry is not used: "+p)
+		}
+	}
+	return laid, notes
 }
 
 // listen hears each service's source once.

@@ -49,9 +49,11 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
-	Unresolved []Unresolved `json:"unresolved,omitempty"` // host names that do not resolve at present
-	Curtailed  []Rejected   `json:"curtailed,omitempty"`  // registrations in use, without options that they ask for
-	Surplus    int          `json:"surplus,omitempty"`    // instances left out because there are more than haproxy.max_servers
+	Unresolved []Unresolved `json:"unresolved,omitempty"`    // host names that do not resolve at present
+	Curtailed  []Rejected   `json:"curtailed,omitempty"`     // registrations in use, without options that they ask for
+	Remote     bool         `json:"remote_config,omitempty"` // part of its configuration is the registry's
+	Problems   []string     `json:"remote_config_problems,omitempty"`
+	Surplus    int          `json:"surplus,omitempty"` // instances left out because there are more than haproxy.max_servers
 
 	// Rung is how HAProxy takes changes of the servers: "servers" at run time, "slots", or "reload"; empty until HAProxy
 	// was met. Reason says why no better way fits, and NeedsReload what waits for a reload now.

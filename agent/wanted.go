@@ -61,6 +61,7 @@ type composer struct {
 	backends []backend // by index of the configuration's services
 	memos    []*memo   // of the backends
 	lookup   resolve
+	noted    stateEntries  // of the state file, as it was found at the start
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
 }
 
@@ -80,6 +81,7 @@ func (k *composer) inherit(c *config.Agent, state stateEntries) {
 	for i, s := range c.Services {
 		names[s.Name] = k.backends[i].name
 	}
+	k.noted = state
 	ids := inheritedIDs(k.onDisk, state, names)
 	for i := range k.backends {
 		k.backends[i].ids = ids

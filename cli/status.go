@@ -147,6 +147,9 @@ func (a *app) printStatus(st agent.Status) {
 	}
 	t.flush()
 	for _, s := range st.Services {
+		for _, p := range s.Problems {
+			fmt.Fprintf(a.out, "configuration of %s from the registry is not used: %s\n", s.Service, p)
+		}
 		for _, u := range s.Unresolved {
 			what := "its instances are left out"
 			if u.Address != "" {

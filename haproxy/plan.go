@@ -255,7 +255,7 @@ func (s Step) check() error {
 	if err := CheckName(s.Backend); err != nil {
 		return fmt.Errorf("backend: %w", err)
 	}
-	if err := CheckName(s.Server.Name); err != nil {
+	if err := checkServerName(s.Server.Name); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
 	if s.Op == StepAdd || s.Op == StepAddr {
