@@ -128,6 +128,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -436,6 +437,7 @@ func (g *generation) fill(st *Status) {
 		}
 		s := serviceStatus(v, b, g.file.quarantine.reasons(b.name))
 		s.Unresolved = g.resolver.unresolved(v.active)
+		s.stands(g.file.ladder.of(b.name))
 		s.Remote, s.Problems = g.remotes.status(s.Service)
 		st.Services = append(st.Services, s)
 	}

@@ -43,11 +43,12 @@ func (w *wanted) state(names []string, q *quarantine) haproxy.State {
 	return s
 }
 
-// forFile is what the rendered file is to hold: the known sets, and for the others what the file held before.
-func (w *wanted) forFile(q *quarantine) haproxy.State {
+// forFile is what the rendered file is to hold: the known sets, in slots where the ladder says so, and for the others
+// what the file held before.
+func (w *wanted) forFile(q *quarantine, l *ladder) haproxy.State {
 	s := make(haproxy.State, len(w.backends))
 	for n, b := range w.backends {
-		s[n] = q.without(n, b.servers)
+		s[n] = l.forFile(b, q.without(n, b.servers))
 	}
 	return s
 }

@@ -164,6 +164,9 @@ func (a *app) printStatus(st agent.Status) {
 	a.printRegistrations(st.Registrations)
 	if a.output == "wide" {
 		for _, s := range st.Services {
+			if s.Reason != "" {
+				fmt.Fprintf(a.out, "%s changes by %s: %s\n", s.Service, s.Rung, s.Reason)
+			}
 			for _, r := range s.Rejected {
 				fmt.Fprintf(a.out, "rejected in %s: %s: %s: %s\n", s.Service, r.Node, r.Reason, r.Detail)
 			}
