@@ -39,10 +39,14 @@ type backend struct {
 func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Service) backend {
 	defaults, lines := f.DefaultsLines(), s.BackendLines()
 	options := append(haproxy.DefaultServerWords(defaults, lines), splitWords(cs.HAProxy.ServerOptions)...)
-	if cs.HAProxy.HealthGate && slices.Contains(options, "check") && !slices.Contains(options, "downinter") {
-		// The first check of a server added at run time comes after downinter, if there is one, and after a whole inter
-		// otherwise (2.6 to 3.2).
-		options = append(options, "downinter", gateInterval)
+	if cs.HAProxy.HealthGate && slices.Contains(options, "check") {
+		// The first check of a server added at run time comes after downinter (2.6 to 3.2) or, where init-state holds it
+		// down, after fastinter (3.4.7); after a whole inter where there is none.
+		for _, word := range []string{"fastinter", "downinter"} {
+			if !slices.Contains(options, word) {
+				options = append(options, word, gateInterval)
+			}
+		}
 	}
 	return backend{
 		name:    s.SectionName(),

@@ -102,7 +102,7 @@ func TestCurtailed(t *testing.T) {
 	require.Contains(t, s.Rejected[0].Detail, "send-proxy")
 	require.Equal(t, 1, n.said("options of a registration left out; its server is used"))
 	require.Contains(t, n.metrics(), `myelin_discovery_curtailed{service="svc"} 1`)
-	require.Contains(t, strings.Join(n.tap.seen(), "\n"), "maxconn 7 ")
+	require.Regexp(t, `(?m) maxconn 7( |$)`, strings.Join(n.tap.seen(), "\n"))
 
 	n.hearOf("svc", asking(t, "a@127.0.0.1:81", "maxconn 7 check inter 1s"), asking(t, "c@127.0.0.1:83", "backup"))
 	n.has("svc", "a c")

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/haproxy"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
@@ -46,6 +47,7 @@ func TestDrainFirst(t *testing.T) {
 // waiting for a whole inter; one whose check fails never does, and nobody waits for it.
 func TestGate(t *testing.T) {
 	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
 	n := newNode(t, func(c *config.Agent) {
 		c.Services[0].HAProxy.ServerOptions = "check inter 1h rise 2 fall 3"
 		c.Services[0].HAProxy.HealthGate = true
@@ -65,22 +67,62 @@ func TestGate(t *testing.T) {
 
 	n.start(0)
 	n.hear(a, b)
-	n.has("svc", "a b:maint")
+	n.serves("svc", "a b", "a")
 	n.ready()
-	require.Equal(t, 1, n.haproxyStatus().Backends["svc"].Gated)
+	if !haproxytest.AtLeast(t, 3, 1) {
+		n.gates("svc", 1) // later versions wait by themselves
+	}
 	healthy.Store(true)
-	n.has("svc", "a b")
-	require.Zero(t, n.haproxyStatus().Backends["svc"].Gated)
+	n.serves("svc", "a b", "a b")
+	n.gates("svc", 0)
 
 	// A replacement is gated too, and what it replaces serves until then.
 	healthy.Store(false)
 	replacement := asking(t, b, "backup")
 	n.hearOf("svc", instances(t, a)[0], replacement)
-	n.has("svc", "a b b-g2:maint")
+	n.serves("svc", "a b b-g2", "a b")
 	n.ready()
 	healthy.Store(true)
-	n.has("svc", "a b-g2 b:maint")
+	n.serves("svc", "a b b-g2", "a b-g2")
 	require.Zero(t, n.reloads())
+}
+
+// serves waits until HAProxy has these servers in a backend, and exactly those of serving take traffic: the others are
+// in maintenance, or down (from 3.1 on that is how they wait for their first check).
+func (n *node) serves(backend, all, serving string) {
+	n.t.Helper()
+	eventually(n.t, "the servers of "+backend+" serve as wanted", func() error {
+		state, err := n.state()
+		if err != nil {
+			return err
+		}
+		var up []haproxy.Server
+		servers := state[backend]
+		for i, s := range servers {
+			if s.Admin == haproxy.Ready && (s.Op == haproxy.OpRunning || s.Op == haproxy.OpStarting) {
+				up = append(up, s)
+			}
+			servers[i].Admin = haproxy.Ready
+		}
+		if got := briefOf(servers); got != all {
+			return fmt.Errorf("backend %s has %q, not %q", backend, got, all)
+		}
+		if got := briefOf(up); got != serving {
+			return fmt.Errorf("%q of backend %s serve, not %q", got, backend, serving)
+		}
+		return nil
+	})
+}
+
+// gates waits until the status shows so many servers of a backend that wait for their first check.
+func (n *node) gates(backend string, want int) {
+	n.t.Helper()
+	eventually(n.t, "as many servers wait for a check as wanted", func() error {
+		if got := n.haproxyStatus().Backends[backend].Gated; got != want {
+			return fmt.Errorf("%d servers of backend %s wait, not %d", got, backend, want)
+		}
+		return nil
+	})
 }
 
 // echo is an instance that holds each connection for as long as the client does.

@@ -14,7 +14,7 @@ type Capabilities struct {
 	Major, Minor, Patch int
 
 	DynamicServers    bool // "add server" and "del server" without experimental mode (2.6)
-	Cookie            bool // "cookie" on "add server" (3.0)
+	Cookie            bool // "cookie" on "add server" (3.0, 2.8.8, 2.6.18)
 	InitState         bool // "init-state" on "add server" (3.1)
 	DynamicBackends   bool // "add backend" (3.4)
 	DistinctNames     bool // a frontend and a backend must not have the same name (3.3)
@@ -40,7 +40,8 @@ func CapabilitiesOf(version string) Capabilities {
 		c.Patch, _ = strconv.Atoi(parts[2]) // "0" where it is no number
 	}
 	c.DynamicServers = c.atLeast(2, 6)
-	c.Cookie = c.atLeast(3, 0)
+	// The fixes of April 2024 brought it to the stable versions (seen on 2.8.30; those of 2.6 and 2.8 by their changelogs).
+	c.Cookie = c.atLeast(3, 0) || c.patchOf(2, 8, 8) || c.patchOf(2, 6, 18)
 	c.InitState = c.atLeast(3, 1)
 	c.DynamicBackends = c.atLeast(3, 4)
 	c.DistinctNames = c.atLeast(3, 3)
@@ -51,6 +52,32 @@ func CapabilitiesOf(version string) Capabilities {
 
 func (c Capabilities) atLeast(major, minor int) bool {
 	return c.Major > major || c.Major == major && c.Minor >= minor
+}
+
+// patchOf tells whether it is a stable version of major.minor from patch on.
+func (c Capabilities) patchOf(major, minor, patch int) bool {
+	return c.Major == major && c.Minor == minor && c.Patch >= patch
+}
+
+// Warnings are what an operator should know of this version, one sentence each. leastconn: a backend balances that way.
+func (c Capabilities) Warnings(leastconn bool) []string {
+	var out []string
+	if leastconn && (c.patchOf(3, 2, 6) && !c.patchOf(3, 2, 19) || c.patchOf(3, 3, 0)) {
+		out = append(out, fmt.Sprintf(`HAProxy %s can hang and abort when a server joins or leaves a backend with "balance leastconn" `+
+			`(its issue 3360); install 3.2.19 or later, or write "balance roundrobin" or "balance random"`, c.Version))
+	}
+	if c.patchOf(2, 6, 0) && !c.patchOf(2, 6, 13) {
+		out = append(out, fmt.Sprintf(`HAProxy %s can crash when a server is deleted while a slow reader has "show stat" or "show servers" open; `+
+			`myelin deletes late, one at a time and never while it reads itself; let other programs read quickly, or install a later version`, c.Version))
+	}
+	return out
+}
+
+// BalancesLeastconn tells whether a backend with these lines uses "balance leastconn". The arguments are those of
+// RuntimeUnfit.
+func BalancesLeastconn(backendLines, defaultsLines []string) bool {
+	f := strings.Fields(lastLine("balance", defaultsLines, backendLines))
+	return len(f) > 1 && f[1] == "leastconn"
 }
 
 // extraWords are the words to add to an "add server" with these options. The two values are those that a server of
@@ -70,7 +97,7 @@ func (c Capabilities) extraWords(options []string) []string {
 
 // RuntimeUnfit tells why the servers of a backend cannot be changed at run time by a HAProxy with capabilities c, in
 // words for the operator; "" when nothing speaks against it. backendLines are the lines of the section, defaultsLines
-// those of the defaults section that it takes the rest from.
+// those of the defaults section that it takes the rest from. A server without a name stands for what all are to have.
 func RuntimeUnfit(backendLines, defaultsLines []string, servers []Server, c Capabilities) string {
 	if !c.DynamicServers {
 		return fmt.Sprintf("HAProxy %s cannot add servers at run time; 2.6 and later can", orUnknown(c.Version))
@@ -82,20 +109,23 @@ func RuntimeUnfit(backendLines, defaultsLines []string, servers []Server, c Capa
 		if mode := lastLine("mode", defaultsLines, backendLines); mode != "mode tcp" {
 			if line := lastLine("cookie", defaultsLines, backendLines); line != "" {
 				return fmt.Sprintf("%q needs a cookie on each server, which HAProxy %s does not take at run time; "+
-					"3.0 and later do", clip(line), c.Version)
+					"2.6.18, 2.8.8, 3.0 and later do", clip(line), c.Version)
 			}
 		}
 	}
 	var checked []string
 	for _, s := range servers {
 		if s.Cookie != "" && !c.Cookie {
-			return fmt.Sprintf("server %s has a cookie, which HAProxy %s does not take at run time; 3.0 and later do",
+			return fmt.Sprintf("server %s has a cookie, which HAProxy %s does not take at run time; 2.6.18, 2.8.8, 3.0 and later do",
 				s.Name, c.Version)
 		}
 		if checked != nil && slices.Equal(checked, s.Options) {
 			continue // most servers of a backend have the same options
 		}
 		if why := c.optionsUnfit(s.Options); why != "" {
+			if s.Name == "" {
+				return why // what every server is to have
+			}
 			return fmt.Sprintf("server %s: %s", s.Name, why)
 		}
 		checked = s.Options

@@ -14,9 +14,13 @@ func TestCapabilitiesOf(t *testing.T) {
 		"2.2.9-2+deb11u6":  {Major: 2, Minor: 2, Patch: 9, NeedsPoolKeywords: true},
 		"3.0.11":           {Major: 3, Patch: 11, DynamicServers: true, Cookie: true},
 		"3.2.26-1":         {Major: 3, Minor: 2, Patch: 26, DynamicServers: true, Cookie: true, InitState: true},
-		"3.4.0":            {Major: 3, Minor: 4, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true},
-		"3.5-dev5":         {Major: 3, Minor: 5, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true},
-		"10.0.1":           {Major: 10, Patch: 1, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true},
+		"3.4.0":            {Major: 3, Minor: 4, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true, DistinctNames: true},
+		"3.5-dev5":         {Major: 3, Minor: 5, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true, DistinctNames: true},
+		"10.0.1":           {Major: 10, Patch: 1, DynamicServers: true, Cookie: true, InitState: true, DynamicBackends: true, DistinctNames: true},
+		"2.6.17":           {Major: 2, Minor: 6, Patch: 17, DynamicServers: true, NeedsPoolKeywords: true},
+		"2.6.18":           {Major: 2, Minor: 6, Patch: 18, DynamicServers: true, Cookie: true, NeedsPoolKeywords: true},
+		"2.8.7":            {Major: 2, Minor: 8, Patch: 7, DynamicServers: true, NeedsPoolKeywords: true},
+		"2.8.30-0ubuntu0":  {Major: 2, Minor: 8, Patch: 30, DynamicServers: true, Cookie: true, NeedsPoolKeywords: true},
 		"":                 {},
 		"unknown":          {},
 		"2":                {},
@@ -25,6 +29,32 @@ func TestCapabilitiesOf(t *testing.T) {
 		want.Version = version
 		assert.Equal(t, want, CapabilitiesOf(version), version)
 	}
+}
+
+func TestVersionWarnings(t *testing.T) {
+	const hangs, crashes = "issue 3360", "show stat"
+	for version, want := range map[string][2]string{ // without and with leastconn
+		"2.4.30": {}, "2.6.0": {crashes, crashes}, "2.6.12-1+deb12u4": {crashes, crashes}, "2.6.13": {}, "2.8.0": {}, "3.0.11": {},
+		"3.2.5": {}, "3.2.6": {"", hangs}, "3.2.18-1": {"", hangs}, "3.2.19": {}, "3.2.26-1": {}, "3.3.0": {"", hangs}, "3.4.0": {}, "": {},
+	} {
+		for i, leastconn := range []bool{false, true} {
+			got := CapabilitiesOf(version).Warnings(leastconn)
+			if want[i] == "" {
+				assert.Empty(t, got, version)
+			} else if assert.Len(t, got, 1, version) {
+				assert.Contains(t, got[0], want[i])
+				assert.Contains(t, got[0], version)
+			}
+		}
+	}
+}
+
+func TestBalancesLeastconn(t *testing.T) {
+	leastconn, other := []string{"mode tcp", "balance  leastconn"}, []string{"balance roundrobin"}
+	assert.True(t, BalancesLeastconn(leastconn, other))
+	assert.True(t, BalancesLeastconn(nil, leastconn))
+	assert.False(t, BalancesLeastconn(other, leastconn), "the backend's own line counts")
+	assert.False(t, BalancesLeastconn(nil, nil))
 }
 
 func TestRuntimeUnfit(t *testing.T) {

@@ -110,6 +110,47 @@ func Require(t testing.TB) string {
 	return path
 }
 
+// RequireAtLeast skips the test when HAProxy is older than major.minor, and says what it lacks. With CI=true that
+// fails instead, unless BinaryVariable names the HAProxy.
+func RequireAtLeast(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	if AtLeast(t, major, minor) {
+		return
+	}
+	text := fmt.Sprintf("NOT TESTED: %s has no %s, which came with %d.%d", Require(t), what, major, minor)
+	if os.Getenv("CI") == "true" && os.Getenv(BinaryVariable) == "" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
+
+// AtLeast tells whether HAProxy is of version major.minor or later. Like Require it skips the test where there is none.
+func AtLeast(t testing.TB, major, minor int) bool {
+	t.Helper()
+	out, err := exec.Command(Require(t), "-v").Output()
+	if err != nil {
+		t.Fatalf("ask HAProxy for its version: %v", err)
+	}
+	fields := strings.Fields(string(out)) // "HAProxy version 2.6.12-1+deb12u4 2026/10/17", "HA-Proxy" before 2.4
+	if len(fields) < 3 {
+		t.Fatalf("HAProxy says of its version: %q", out)
+	}
+	parts := strings.SplitN(fields[2]+".", ".", 3)
+	gotMajor, err1 := strconv.Atoi(parts[0])
+	text, _, _ := strings.Cut(parts[1], "-")
+	gotMinor, err2 := strconv.Atoi(text)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatalf("read HAProxy's version %q: %v", fields[2], err)
+	}
+	return gotMajor > major || gotMajor == major && gotMinor >= minor
+}
+
+// RequireDynamicServers skips the test on a HAProxy that cannot add servers at run time.
+func RequireDynamicServers(t testing.TB) {
+	t.Helper()
+	RequireAtLeast(t, 2, 6, "servers added at run time")
+}
+
 // TempDir is a directory with a path short enough for unix sockets (107 bytes on Linux, of which HAProxy takes some
 // for a temporary name), which that of testing's TempDir may not be. It is removed when the test ends.
 func TempDir(t testing.TB) string {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -30,4 +31,20 @@ func withDistinctNames(c *config.Agent) *config.Agent {
 	out := *c
 	out.HAProxy.FrontendNames = "distinct"
 	return &out
+}
+
+// advise returns what is to be known of the version that was met, and logs it once for each version.
+func (r *reconciler) advise(w *wanted) []string {
+	leastconn := false
+	for _, b := range w.backends {
+		leastconn = leastconn || haproxy.BalancesLeastconn(b.lines, b.defaultsLines)
+	}
+	warnings := r.caps.Warnings(leastconn)
+	if !slices.Equal(warnings, r.advised) {
+		for _, text := range warnings {
+			r.log.Warn(text)
+		}
+	}
+	r.advised = warnings
+	return warnings
 }
