@@ -102,6 +102,8 @@ type rig struct {
 	file    string
 	port    int
 	old     int // port of the server behind all but the new instances
+	quiet   int // port of a service in which nothing changes
+	admin   int // port of the agent's pages
 	program *clitest.Process
 	client  *http.Client
 }
@@ -117,11 +119,15 @@ func newRig(b *testing.B, who string) *rig {
 	r.session = zookeeper.New(zookeeper.Options{Hosts: []string{r.zk.Addr()}, SessionTimeout: 20 * time.Second, Log: silent()})
 	r.port, err = clitest.FreePort()
 	require.NoError(b, err)
+	r.quiet, err = clitest.FreePort()
+	require.NoError(b, err)
+	r.admin, err = clitest.FreePort()
+	require.NoError(b, err)
 	r.old = backendServer(b, "old")
 	r.file = filepath.Join(dir, "agent.toml")
 	text := fmt.Sprintf(`
 state_dir = %q
-admin = { listen = "off" }
+admin = { listen = "127.0.0.1:%d" }
 
 [zookeeper]
 hosts = [%q]
@@ -135,7 +141,12 @@ discovery = { method = "zookeeper", path = "/services/user-api" }
 [services.user-api.haproxy]
 port = %d
 backend = ["use-server %%[req.hdr(x-server)] if { req.hdr(x-server) -m found }"]
-`, dir, r.zk.Addr(), r.port)
+
+[services.quiet]
+default_servers = [{ name = "quiet", host = "127.0.0.1", port = %d }]
+discovery = { method = "base" }
+haproxy = { port = %d }
+`, dir, r.admin, r.zk.Addr(), r.port, r.old, r.quiet)
 	require.NoError(b, os.WriteFile(r.file, []byte(text), 0o644))
 
 	// HAProxy runs from the same file for both, without a server in it.
@@ -183,11 +194,12 @@ func (r *rig) start() {
 	require.NoError(r.b, err)
 }
 
+func registrationHost(number int) string { return fmt.Sprintf("127.1.%d.%d", number/250, 1+number%250) }
+
 // registration is one instance as Nerve writes it. All of 127.0.0.0/8 is this machine, so each instance has an
 // address of its own.
 func registration(name string, number, port int) discovery.Registration {
-	host := fmt.Sprintf("127.1.%d.%d", number/250, 1+number%250)
-	data, err := discovery.EncodeNerve(discovery.Payload{Host: host, Port: uint16(port), Name: name})
+	data, err := discovery.EncodeNerve(discovery.Payload{Host: registrationHost(number), Port: uint16(port), Name: name})
 	if err != nil {
 		panic(err)
 	}

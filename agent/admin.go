@@ -124,10 +124,8 @@ var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
 		return time.Since(t).Round(time.Second).String() + " ago"
 	},
 	"ready": func(st Status, backend string) string {
-		if len(st.HAProxy) > 0 {
-			if n, ok := st.HAProxy[0].Backends[backend]; ok {
-				return fmt.Sprint(n.Ready)
-			}
+		if n := st.ReadyServers(backend); n != "" {
+			return n
 		}
 		return "–"
 	},
@@ -148,7 +146,8 @@ th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
 <h2>Services</h2>
 <table><tr><th>service<th>path<th class="n">listed<th class="n">active<th class="n">ready<th class="n">rejected<th>last change<th>note</tr>
 {{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if .FromDisk}}<span class="bad">from disk, as it was {{ago .FromDisk}}: nothing heard yet</span>{{else if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}</tr>
-{{range .Rejected}}<tr><td><td colspan="7" class="note">left out: <code>{{.Node}}</code>: {{.Reason}}: {{.Detail}}</tr>{{end}}{{end}}</table>
+{{range .Unresolved}}<tr><td><td colspan="7" class="bad"><code>{{.Name}}</code> does not resolve, first seen {{ago .Since}}: {{.Error}}; {{with .Address}}its last address {{.}} stays{{else}}its instances are left out{{end}}</tr>
+{{end}}{{range .Rejected}}<tr><td><td colspan="7" class="note">left out: <code>{{.Node}}</code>: {{.Reason}}: {{.Detail}}</tr>{{end}}{{end}}</table>
 {{with .Registrations}}<h2>Registered by this process</h2>
 <table><tr><th>service<th>path<th>state<th>registered<th>node<th>note</tr>
 {{range .}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td>{{.State}}, {{ago .Since}}<td>{{if .Registered}}<span class="ok">yes</span>{{else}}no{{end}}<td><code>{{.Node}}</code><td>{{if .Leaving}}leaving {{end}}{{.Problem}}{{range .Checks}}{{if .Error}} {{.Check}}: {{.Error}}{{end}}{{end}}</tr>
@@ -157,7 +156,7 @@ th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
 <table>{{range .ZooKeeper}}<tr><td>{{.Ensemble}}<td>{{if .Connected}}<span class="ok">connected</span> to {{.Server}}, session {{.Session}}, timeout {{.Timeout}}{{if .Classic}}, one watch per node{{end}}{{else}}<span class="bad">not connected</span> since {{ago .Since}}: {{.Error}}{{end}}</tr>{{end}}</table>
 <h2>HAProxy</h2>
 <table>{{range .HAProxy}}<tr><td>{{.Socket}}<td>{{if .Connected}}<span class="ok">answers</span>, version {{.Version}}, pid {{.Pid}}, {{.Rounds}} rounds{{else}}<span class="bad">no answer</span> since {{ago .Since}}: {{.Error}}{{end}}
-{{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}</tr>{{end}}
+{{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
 <tr><td>{{.File.Path}}<td>{{if .File.Error}}<span class="bad">{{.File.Error}}</span>{{else}}written {{ago .File.Written}}{{end}}{{with .File.Reload}}, {{.Reloads}} reloads{{end}}{{if .File.Pending}}, <span class="bad">reload due: {{.File.Pending}}</span>{{end}}</tr></table>
 </html>
 `))

@@ -34,13 +34,14 @@ func (r *reconciler) recall(id haproxy.Identity) {
 	}
 }
 
-// recognise notes servers that are as they are wanted, down to the id, in the backends that were just read.
+// recognise notes servers that are as they are wanted, down to the id, in the backends that were just read, or whose
+// servers are wanted for the first time since.
 func (r *reconciler) recognise(actual, desired haproxy.State) {
 	if !r.attached {
 		return
 	}
 	for name, servers := range desired {
-		if !r.fresh[name] {
+		if _, compared := r.settled[name]; compared && !r.fresh[name] {
 			continue
 		}
 		wanted := make(map[string]haproxy.Server, len(servers))

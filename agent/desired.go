@@ -81,42 +81,70 @@ type memo struct {
 	asked   []int            // of servers, one each: the id that the registration asks for
 	ignored []string         // of servers, one each: the options that were left out
 	servers []haproxy.Server // with the ids that they were given
+	plain   bool             // every instance became a server of an address, with the id that it asks for if any
+	probed  []idRange        // of those that wanted an id that another had
 }
 
-// find returns the server that in became the last time, without its id, and the options that were left out. Both lists
-// are mostly in the same order, so that the search begins where the last one ended.
-func (m *memo) find(in *discovery.Instance, at *int) (s haproxy.Server, ignored string, ok bool) {
+// idRange are the ids that a server was refused, because others had them: from the one it wanted to the one before it
+// was given. It goes round at the end.
+type idRange struct{ from, to int }
+
+func (r idRange) has(id int) bool {
+	if r.from <= r.to {
+		return r.from <= id && id < r.to
+	}
+	return id >= r.from || id < r.to
+}
+
+// refusedIDs are the ids that the servers were refused. ok is false when one was refused an id that it asks for: such a
+// case is worked out whole.
+func refusedIDs(servers []haproxy.Server, asked []int) (out []idRange, ok bool) {
+	for i, s := range servers {
+		s.ID = asked[i]
+		if w := haproxy.WantedID(s); w != servers[i].ID {
+			if asked[i] != 0 {
+				return nil, false
+			}
+			out = append(out, idRange{w, servers[i].ID})
+		}
+	}
+	return out, true
+}
+
+// place is where the server is that in became the last time, or -1. Both lists are mostly in the same order, so that the
+// search begins where the last one ended.
+func (m *memo) place(in *discovery.Instance, at *int) int32 {
 	if m == nil {
-		return haproxy.Server{}, "", false
+		return -1
 	}
 	for i := *at; i < len(m.active) && i < *at+reach; i++ {
 		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
 			*at = i + 1
-			place := m.at[i]
-			if place < 0 {
-				return haproxy.Server{}, "", false
-			}
-			s := m.servers[place]
-			s.ID = m.asked[place]
-			return s, m.ignored[place], true
+			return m.at[i]
 		}
 	}
-	return haproxy.Server{}, "", false
+	return -1
 }
 
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
 // Instances that cannot be expressed are returned with the reason; one bad registration costs only itself.
 func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) ([]haproxy.Server, []refused) {
-	next := memo{active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active)), ignored: make([]string, 0, len(active))}
+	if out, bad, ok := b.few(active, lookup, m); ok {
+		return out, bad
+	}
+	next := memo{plain: true, active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active)), ignored: make([]string, 0, len(active))}
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
 	at := 0
 	for i := range active {
 		in := &active[i]
-		s, ignored, known := m.find(in, &at)
-		why := ""
-		if !known {
+		var s haproxy.Server
+		var ignored, why string
+		if place := m.place(in, &at); place >= 0 {
+			s, ignored = m.servers[place], m.ignored[place]
+			s.ID = m.asked[place]
+		} else {
 			s, ignored, why = b.server(*in, lookup)
 		}
 		next.at[i] = -1
@@ -124,12 +152,16 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 		case why != "":
 			_, isIP := in.Endpoint.IP()
 			bad = append(bad, refused{Instance: *in, Reason: why, Unknown: !isIP && !s.Addr.IsValid()})
+			next.plain = false
 		case names[s.Name]:
 			bad = append(bad, refused{Instance: *in, Reason: "another registration has the same server name " + s.Name})
+			next.plain = false
 		default:
 			names[s.Name] = true
 			if _, isIP := in.Endpoint.IP(); isIP {
 				next.at[i] = int32(len(out))
+			} else {
+				next.plain = false
 			}
 			out = append(out, s)
 			next.asked, next.ignored = append(next.asked, s.ID), append(next.ignored, ignored)
@@ -139,10 +171,78 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 		}
 	}
 	haproxy.AssignIDs(out)
+	if next.plain && m != nil {
+		next.probed, next.plain = refusedIDs(out, next.asked)
+	}
 	if next.servers = out; m != nil {
 		*m = next
 	}
 	return out, bad
+}
+
+// leaves tells whether the servers from place from to place to can be left out without another server getting another
+// id, and returns the place behind to; -1: they cannot.
+func (m *memo) leaves(from, to int) int {
+	for _, s := range m.servers[from:to] {
+		for _, r := range m.probed {
+			if r.has(s.ID) {
+				return -1
+			}
+		}
+	}
+	return to + 1
+}
+
+// fewNew is how many new instances are worked out beside what is known of all others.
+const fewNew = 16
+
+// few is servers for the usual case: after a plain one, some left and at most a few joined, which are as plain. ok is
+// false when it is not that case.
+func (b backend) few(active []discovery.Instance, lookup resolve, m *memo) (out []haproxy.Server, bad []refused, ok bool) {
+	if m == nil || !m.plain || len(active) > len(m.active)+fewNew {
+		return nil, nil, false
+	}
+	next := memo{plain: true, probed: m.probed, active: active, at: make([]int32, len(active)), asked: make([]int, len(active)), ignored: make([]string, len(active))}
+	out = make([]haproxy.Server, len(active))
+	var joined []int
+	at, left := 0, 0
+	for i := range active {
+		in := &active[i]
+		next.at[i] = int32(i)
+		if place := m.place(in, &at); place >= 0 {
+			if left = m.leaves(left, int(place)); left < 0 {
+				return nil, nil, false
+			}
+			out[i], next.asked[i], next.ignored[i] = m.servers[place], m.asked[place], m.ignored[place]
+		} else {
+			if joined = append(joined, i); len(joined) > fewNew {
+				return nil, nil, false
+			}
+			s, ignored, why := b.server(*in, lookup)
+			if _, isIP := in.Endpoint.IP(); !isIP || why != "" {
+				return nil, nil, false
+			}
+			next.asked[i], next.ignored[i] = s.ID, ignored
+			s.ID = haproxy.WantedID(s)
+			out[i] = s
+		}
+		if next.ignored[i] != "" {
+			bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(next.ignored[i]), Kept: true})
+		}
+	}
+	if m.leaves(left, len(m.servers)) < 0 {
+		return nil, nil, false
+	}
+	for _, i := range joined {
+		for j := range out {
+			if i != j && (out[i].ID == out[j].ID || out[i].Name == out[j].Name) {
+				return nil, nil, false
+			}
+		}
+	}
+	next.servers = out
+	*m = next
+	return out, bad, true
 }
 
 // server makes one instance a server. ignored are options of its registration that are left out; why, when it is not

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
@@ -177,4 +178,32 @@ func TestUnresolvedIsNotGone(t *testing.T) {
 		haproxy.View{Foreign: foreign(w, w.names())})
 	require.NotContains(t, plan.String(), running.Name)
 	require.Contains(t, plan.String(), "set server svc/"+gone.Name+" state maint")
+}
+
+// TestMemoChangesNothing: what is remembered of the last time saves work and changes no result, whatever joined, left or
+// changed, and whichever servers want one id (several names at one address do).
+func TestMemoChangesNothing(t *testing.T) {
+	b := backend{name: "svc", options: []string{"check"}, weights: true}
+	rapid.Check(t, func(t *rapid.T) {
+		m := &memo{}
+		for range rapid.IntRange(2, 6).Draw(t, "changes") {
+			var active []discovery.Instance
+			for n := range 24 {
+				if rapid.IntRange(0, 4).Draw(t, "there") == 0 {
+					continue
+				}
+				payload := fmt.Sprintf(`{"host":"10.0.0.%d","port":80,"name":"i-%d","weight":%d}`, n/3, n%3, rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "weight"))
+				in, err := discovery.DecodeNerve(fmt.Sprintf("n%d_%010d", n, n), []byte(payload))
+				require.NoError(t, err)
+				if rapid.IntRange(0, 40).Draw(t, "id") == 0 {
+					in.ServerID = rapid.SampledFrom([]int{1, haproxy.WantedID(haproxy.Server{Addr: netip.MustParseAddrPort("10.0.0.1:80")})}).Draw(t, "asked")
+				}
+				active = append(active, in)
+			}
+			got, bad := b.servers(active, nil, m)
+			want, wantBad := b.servers(active, nil, nil)
+			require.Equal(t, want, got)
+			require.Equal(t, wantBad, bad)
+		}
+	})
 }

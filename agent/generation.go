@@ -64,7 +64,11 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")
 	}
 	onDisk := haproxy.ServersOfText(text)
-	g.resolver = newResolver(onDisk, a.log)
+	var before *resolver
+	if old := a.current.Load(); old != nil {
+		before = old.resolver
+	}
+	g.resolver = newResolver(onDisk, before, a.log)
 	g.composer = newComposer(c, g.resolver.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
@@ -399,6 +403,7 @@ func (g *generation) fill(st *Status) {
 			b = wantedBackend{backend: g.composer.backends[i]}
 		}
 		st.Services = append(st.Services, serviceStatus(v, b, g.file.quarantine.reasons(b.name)))
+		st.Services[len(st.Services)-1].Unresolved = g.resolver.unresolved(v.active)
 	}
 	for _, r := range g.haproxys {
 		if s := r.status.Load(); s != nil {

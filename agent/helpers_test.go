@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ type node struct {
 	log     *logtest.Hook
 	logger  *logrus.Logger
 
+	names    *names               // nil: the system's nameserver
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
 	gen      *generation
@@ -175,6 +177,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 			e(r)
 		}
 	}
+	if n.names != nil {
+		g.resolver.lookup, g.resolver.every = n.names.lookup, 10*time.Millisecond
+	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -207,6 +212,9 @@ func (n *node) sweeps(from, times int) {
 		return nil
 	})
 }
+
+// resolves has the next start ask the test for the addresses of names, all the time.
+func (n *node) resolves(known *names) { n.names = known }
 
 // hear has the registry list these instances of svc, as in the words of instances.
 func (n *node) hear(words ...string) { n.hearOf("svc", instances(n.t, words...)...) }
@@ -371,11 +379,15 @@ type tap struct {
 
 	mu    sync.Mutex
 	dials int
+	most  int // connections at a time
+	guest int // of them, the test's own
 	lines []string
 	done  []string                // those that were answered
 	fault func(line string) fault // nil: none
 	open  map[net.Conn]bool
-	ended bool
+
+	clients map[net.Conn]bool // of open, those of the agent's side
+	ended   bool
 }
 
 // fault is what happens to a command instead of being passed on and answered.
@@ -388,7 +400,7 @@ type fault struct {
 
 func newTap(t *testing.T, target string) *tap {
 	t.Helper()
-	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}}
+	p := &tap{path: filepath.Join(haproxytest.TempDir(t), "tap.sock"), target: target, open: map[net.Conn]bool{}, clients: map[net.Conn]bool{}}
 	l, err := net.Listen("unix", p.path)
 	require.NoError(t, err)
 	var all sync.WaitGroup
@@ -410,8 +422,26 @@ func newTap(t *testing.T, target string) *tap {
 		}
 		p.mu.Unlock()
 		all.Wait()
+		// HAProxy takes ten connections, of which people and exporters need some (its "stats maxconn").
+		if p.most > 2+p.guest {
+			t.Errorf("the agent had %d connections to HAProxy at a time", p.most-p.guest)
+		}
 	})
 	return p
+}
+
+// hungUp tells whether the other side has closed a connection, which whoever reads from it may not have noticed yet.
+func hungUp(c net.Conn) bool {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil
+	})
+	return gone || err != nil
 }
 
 func (p *tap) hold(c net.Conn) bool {
@@ -435,7 +465,20 @@ func (p *tap) serve(conn net.Conn) {
 	}
 	p.mu.Lock()
 	p.dials++
+	p.clients[conn] = true
+	live := 0
+	for c := range p.clients {
+		if !hungUp(c) {
+			live++
+		}
+	}
+	p.most = max(p.most, live)
 	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.clients, conn)
+	}()
 	up, err := net.Dial("unix", p.target)
 	if err != nil {
 		return

@@ -217,6 +217,7 @@ func TestNoDeleteWhileWatched(t *testing.T) {
 	n.has("svc", "a b")
 	n.ready()
 
+	n.tap.guest = 1
 	other, err := net.Dial("unix", n.tap.path)
 	require.NoError(t, err)
 	defer other.Close()

@@ -75,16 +75,17 @@ var (
 	descInstances = prometheus.NewDesc("myelin_discovery_instances", "Instances by what became of them.", []string{"service", "state"}, nil)
 	descAge       = prometheus.NewDesc("myelin_discovery_view_age_seconds", "How long the registry has not been heard of, over restarts where the set is one from disk; 0 while it is watched.", []string{"service"}, nil)
 	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
+	descNames     = prometheus.NewDesc("myelin_discovery_unresolved", "Host names of registrations that do not resolve; their last addresses stay in use where they are known.", []string{"service"}, nil)
 	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
-	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that HAProxy has.", []string{"backend", "state"}, nil)
+	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
 	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descCurtailed, descHeld, descServers, descReloads, descUp} {
+		descAge, descRejected, descNames, descCurtailed, descHeld, descServers, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -121,6 +122,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInstances, float64(s.Active), s.Service, "active")
 		gauge(descInstances, float64(s.Listed), s.Service, "listed")
 		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
+		gauge(descNames, float64(len(s.Unresolved)), s.Service)
 		gauge(descCurtailed, float64(len(s.Curtailed)), s.Service)
 		gauge(descHeld, bit(s.Held != ""), s.Service)
 		if s.Ensemble != "" {
@@ -148,12 +150,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, h := range st.HAProxy {
 		gauge(descUp, bit(h.Connected), h.Socket)
-	}
-	if len(st.HAProxy) > 0 { // several processes of one configuration hold the same servers
-		for name, n := range st.HAProxy[0].Backends {
-			gauge(descServers, float64(n.Ready), name, "ready")
-			gauge(descServers, float64(n.Drain), name, "drain")
-			gauge(descServers, float64(n.Maint), name, "maint")
+		if !h.Connected {
+			continue // what it had says nothing of what it has
+		}
+		for name, n := range h.Backends {
+			gauge(descServers, float64(n.Ready), h.Socket, name, "ready")
+			gauge(descServers, float64(n.Drain), h.Socket, name, "drain")
+			gauge(descServers, float64(n.Maint), h.Socket, name, "maint")
 		}
 	}
 }

@@ -10,7 +10,7 @@ const reach = 64
 // HAProxy confirmed it, so that a join costs the same beside ten thousand others. Of what remains, the plan is that
 // of the whole backend, but that it may call an add the first of an empty backend.
 func narrow(found, wanted, before []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
-	changed := map[string]bool{}
+	var changed nameSet
 	at := 0
 	for i := range wanted {
 		j := at
@@ -18,29 +18,62 @@ func narrow(found, wanted, before []haproxy.Server) (foundPart, wantedPart []hap
 			j++
 		}
 		if j == len(before) || j == at+reach {
-			changed[wanted[i].Name] = true
+			changed.add(wanted[i].Name)
 			continue
 		}
 		for ; at < j; at++ {
-			changed[before[at].Name] = true
+			changed.add(before[at].Name)
 		}
 		at = j + 1
-		if !sameServer(before[j], wanted[i]) {
-			changed[wanted[i].Name] = true
+		if !sameServer(&before[j], &wanted[i]) {
+			changed.add(wanted[i].Name)
 		}
 	}
 	for ; at < len(before); at++ {
-		changed[before[at].Name] = true
+		changed.add(before[at].Name)
 	}
-	for _, s := range wanted {
-		if changed[s.Name] {
-			wantedPart = append(wantedPart, s)
+	for i := range wanted {
+		if changed.has(wanted[i].Name) {
+			wantedPart = append(wantedPart, wanted[i])
 		}
 	}
-	for _, s := range found {
-		if base, _ := haproxy.Generation(s.Name); changed[base] {
-			foundPart = append(foundPart, s)
+	for i := range found {
+		if base, _ := haproxy.Generation(found[i].Name); changed.has(base) {
+			foundPart = append(foundPart, found[i])
 		}
 	}
 	return foundPart, wantedPart
+}
+
+// nameSet is a set of names that is cheap to ask while it is small: it is asked for each of ten thousand.
+type nameSet struct {
+	few  []string
+	many map[string]bool // once they are more
+}
+
+func (s *nameSet) add(name string) {
+	switch {
+	case s.many != nil:
+		s.many[name] = true
+	case s.has(name):
+	case len(s.few) < 4:
+		s.few = append(s.few, name)
+	default:
+		s.many = map[string]bool{name: true}
+		for _, n := range s.few {
+			s.many[n] = true
+		}
+	}
+}
+
+func (s *nameSet) has(name string) bool {
+	if s.many != nil {
+		return s.many[name]
+	}
+	for _, n := range s.few {
+		if n == name {
+			return true
+		}
+	}
+	return false
 }

@@ -57,17 +57,15 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		return nil, err
 	}
 	unheard := len(notes) > 0
-	names := newResolver(onDisk, log)
+	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
 		notes = append(notes, err.Error()+"; the ids that it holds are not known")
 	}
 	k.inherit(c, state)
-	k.all(views, nil) // asks for the names
-	for _, host := range names.due(false) {
-		names.update(context.WithoutCancel(ctx), host) // the registry may have used up the time
-	}
+	k.all(views, nil)                      // asks for the names
+	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
 	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {

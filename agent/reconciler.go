@@ -285,7 +285,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 				continue
 			}
 			delete(s.Backends, name)
-			if w.backends[name].known {
+			if w.backends[name].known && !r.attached { // see noteAbsent
 				s.Unfit[name] = "HAProxy has no such backend"
 			}
 		}

@@ -91,6 +91,7 @@ func TestStateFile(t *testing.T) {
 	require.Contains(t, svc, generatorConfig)
 	require.Contains(t, state, "another", "of a service that is not configured")
 	require.NotContains(t, state, "forgotten")
+	n.fileHas("svc", "a b*5")
 	text, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
 	require.NoError(t, err)
 	require.Contains(t, string(text), "server a_127.0.0.1:81 127.0.0.1:81 id 3 ", "and the file's")

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/myelin-sd/myelin/config"
@@ -47,8 +49,9 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
-	Curtailed []Rejected `json:"curtailed,omitempty"` // registrations in use, without options that they ask for
-	Surplus   int        `json:"surplus,omitempty"`   // instances left out because there are more than haproxy.max_servers
+	Unresolved []Unresolved `json:"unresolved,omitempty"` // host names that do not resolve at present
+	Curtailed  []Rejected   `json:"curtailed,omitempty"`  // registrations in use, without options that they ask for
+	Surplus    int          `json:"surplus,omitempty"`    // instances left out because there are more than haproxy.max_servers
 
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
@@ -100,6 +103,24 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}
 	return s
+}
+
+// ReadyServers is how many servers of a backend the HAProxys that answer have in rotation: "3", or "1 to 3" where they
+// differ, as each is driven by itself. Empty: none of them has told.
+func (st Status) ReadyServers(backend string) string {
+	var all []int
+	for _, h := range st.HAProxy {
+		if n, ok := h.Backends[backend]; ok && h.Connected {
+			all = append(all, n.Ready)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	if least, most := slices.Min(all), slices.Max(all); least != most {
+		return fmt.Sprintf("%d to %d", least, most)
+	}
+	return strconv.Itoa(all[0])
 }
 
 // heard is when the registry of each service was last heard of: now while it is watched. Services without one are left

@@ -170,10 +170,10 @@ func ownOptions(active []discovery.Instance) map[string]bool {
 // same tells whether nothing changed that HAProxy would notice.
 func (b wantedBackend) same(old wantedBackend) bool {
 	return b.known == old.known && b.stale == old.stale && slices.Equal(b.lines, old.lines) &&
-		slices.EqualFunc(b.servers, old.servers, sameServer)
+		slices.EqualFunc(b.servers, old.servers, func(a, b haproxy.Server) bool { return sameServer(&a, &b) })
 }
 
-func sameServer(a, b haproxy.Server) bool {
+func sameServer(a, b *haproxy.Server) bool {
 	return a.Name == b.Name && a.Addr == b.Addr && a.ID == b.ID && a.Weight == b.Weight && a.Admin == b.Admin &&
 		a.Cookie == b.Cookie && slices.Equal(a.Options, b.Options)
 }

@@ -107,6 +107,9 @@ func (a *app) printStatus(st agent.Status) {
 		for backend, why := range h.Unfit {
 			fmt.Fprintf(a.out, "  backend %s needs reloads: %s\n", backend, why)
 		}
+		for _, backend := range h.Absent {
+			fmt.Fprintf(a.out, "  its configuration has no backend %s: add it and reload HAProxy, or name another one in haproxy.backend_name of the service\n", backend)
+		}
 	}
 	if st.File.Error != "" {
 		fmt.Fprintf(a.out, "file %s: NOT WRITTEN: %s\n", st.File.Path, st.File.Error)
@@ -123,10 +126,8 @@ func (a *app) printStatus(st agent.Status) {
 	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "LAST CHANGE", "NOTE")
 	for _, s := range st.Services {
 		ready := "-"
-		if len(st.HAProxy) > 0 {
-			if n, ok := st.HAProxy[0].Backends[s.Backend]; ok {
-				ready = fmt.Sprint(n.Ready)
-			}
+		if n := st.ReadyServers(s.Backend); n != "" {
+			ready = n
 		}
 		changed, note := "never", ""
 		if !s.Changed.IsZero() {
@@ -148,6 +149,15 @@ func (a *app) printStatus(st agent.Status) {
 		t.row(s.Service, s.Backend, s.Listed, s.Active, ready, len(s.Rejected), changed, note)
 	}
 	t.flush()
+	for _, s := range st.Services {
+		for _, u := range s.Unresolved {
+			what := "its instances are left out"
+			if u.Address != "" {
+				what = "its last address " + u.Address + " stays"
+			}
+			fmt.Fprintf(a.out, "%s: %s does not resolve for %s: %s; %s\n", s.Service, u.Name, age(now, u.Since), u.Error, what)
+		}
+	}
 	a.printRegistrations(st.Registrations)
 	if a.output == "wide" {
 		for _, s := range st.Services {

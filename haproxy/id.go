@@ -11,11 +11,17 @@ import (
 // explicitly are kept; where two servers claim one, the first by address keeps it and the other is given one.
 //
 // Two addresses may meet at one id (a chance of 0.5 % with 100 servers, some 50 pairs with 10,000): in order of
-// address, then name, the later one takes the next free id.
+// address, then name, the later one takes the next free id. So a server that joins with an id that nobody was
+// given changes nothing for the others, and one that leaves does so only for those that were looking for an id when
+// they met it.
 func AssignIDs(servers []Server) {
-	if assignDistinct(servers) {
-		return
+	if !assignByGroups(servers) {
+		assignInOrder(servers)
 	}
+}
+
+// assignInOrder does so by its definition.
+func assignInOrder(servers []Server) {
 	order := make([]int, len(servers))
 	for i := range order {
 		order[i] = i
@@ -47,26 +53,67 @@ func AssignIDs(servers []Server) {
 	}
 }
 
-// assignDistinct assigns the ids where no two servers meet at one, which is the rule: then the order does not matter,
-// and neither sorting nor a map is needed. Otherwise it changes nothing and returns false.
-func assignDistinct(servers []Server) bool {
-	ids := make([]int, len(servers), 2*len(servers))
-	for i, s := range servers {
-		if ids[i] = s.ID; ids[i] == 0 {
-			ids[i] = idOf(s)
-		}
-	}
-	sorted := append(ids[len(ids):], ids...)
-	slices.Sort(sorted)
-	for i := 1; i < len(sorted); i++ {
-		if sorted[i] == sorted[i-1] {
+// assignByGroups is assignInOrder without sorting all servers by address, which matters in a service of thousands at
+// every join. Servers whose claims take ids in a row from each other are a group; the order decides only within one, and
+// nearly all groups are one server. With ids given explicitly, and where a group goes on from MaxID to 1, it changes nothing and
+// returns false.
+func assignByGroups(servers []Server) bool {
+	claims := make([]uint64, len(servers)) // the id that a server asks for, then its place in servers
+	for i := range servers {
+		if servers[i].ID != 0 {
 			return false
 		}
+		claims[i] = uint64(idOf(servers[i]))<<32 | uint64(i)
 	}
-	for i, id := range ids {
-		servers[i].ID = id
+	slices.Sort(claims)
+	for rest := claims; len(rest) > 0; {
+		g := firstGroup(rest)
+		if claimedID(g[0])+len(g)-1 > MaxID {
+			return false
+		}
+		rest = rest[len(g):]
+	}
+	for rest := claims; len(rest) > 0; {
+		g := firstGroup(rest)
+		rest = rest[len(g):]
+		assignGroup(servers, g)
 	}
 	return true
+}
+
+func claimedID(claim uint64) int { return int(claim >> 32) }
+
+// firstGroup is the first group of sorted claims.
+func firstGroup(claims []uint64) []uint64 {
+	end := 1
+	for end < len(claims) && claimedID(claims[end]) < claimedID(claims[0])+end {
+		end++
+	}
+	return claims[:end]
+}
+
+// assignGroup gives the servers of one group the ids from the least that is claimed on, each the first that is free
+// from its own claim on.
+func assignGroup(servers []Server, claims []uint64) {
+	least := claimedID(claims[0])
+	if len(claims) == 1 {
+		servers[uint32(claims[0])].ID = least
+		return
+	}
+	slices.SortFunc(claims, func(a, b uint64) int { return compareServers(servers[uint32(a)], servers[uint32(b)]) })
+	next := make([]int, len(claims)+1) // from least on: where the search for a free id goes on; itself when free
+	for i := range next {
+		next[i] = i
+	}
+	for _, c := range claims {
+		at := claimedID(c) - least
+		for next[at] != at {
+			next[at] = next[next[at]] // halves the way for the searches behind this one
+			at = next[at]
+		}
+		servers[uint32(c)].ID = least + at
+		next[at] = at + 1
+	}
 }
 
 // OwnID tells whether a server's id is one that AssignIDs gives: that of its address, or one of the next that are free.
@@ -93,6 +140,14 @@ func canonical(a netip.AddrPort) netip.AddrPort {
 }
 
 func sameAddr(a, b netip.AddrPort) bool { return canonical(a) == canonical(b) }
+
+// WantedID is the id that AssignIDs gives a server when no other wants it.
+func WantedID(s Server) int {
+	if s.ID != 0 {
+		return s.ID
+	}
+	return idOf(s)
+}
 
 // idOf is the id a server gets when nobody else has it: 1 + mix(FNV-1a 64 of "ip:port") mod MaxID. Neighbouring
 // addresses differ in one byte only, which FNV-1a carries to few of its bits, so the sum is mixed (the finalizer of

@@ -1,6 +1,8 @@
 package haproxy
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -52,6 +54,27 @@ func TestAssignIDs(t *testing.T) {
 			require.Equal(t, byName[s.Name], s.ID, "ids do not depend on the order of arrival")
 		}
 	})
+}
+
+// TestAssignIDsByGroups: the fast way gives what the definition gives, where many meet at one id, too.
+func TestAssignIDsByGroups(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{0, 1, 2, 100, 30_000} {
+		for _, names := range []int{1, 3, 50} {
+			servers := make([]Server, n)
+			for i := range servers {
+				addr := netip.AddrFrom4([4]byte{10, byte(random.IntN(8)), byte(random.IntN(256)), byte(random.IntN(256))})
+				servers[i] = Server{Name: fmt.Sprint("s", i), Addr: netip.AddrPortFrom(addr, 80)}
+				if i > 0 && random.IntN(names) > 0 {
+					servers[i].Addr = servers[random.IntN(i)].Addr
+				}
+			}
+			want := slices.Clone(servers)
+			require.True(t, assignByGroups(servers))
+			assignInOrder(want)
+			require.Equal(t, want, servers)
+		}
+	}
 }
 
 func TestAssignIDsProbes(t *testing.T) {

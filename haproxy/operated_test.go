@@ -63,7 +63,10 @@ func TestOperatedTellsWhatOthersDo(t *testing.T) {
 		old, err := hap.WorkerPid()
 		require.NoError(t, err)
 		require.NoError(t, hap.SignalReload())
-		o.afterwards(t, func() bool { m, err := askMaster(t.Context(), hap.MasterSocket); return err == nil && m.worker != 0 && m.worker != old })
+		o.afterwards(t, func() bool {
+			m, err := askMaster(t.Context(), hap.MasterSocket)
+			return err == nil && m.worker != 0 && m.worker != old
+		})
 	}
 	require.NoError(t, hap.Kill())
 	o.tells(t)

@@ -137,6 +137,7 @@ type Step struct {
 	Server  Server   // as it is to be after the step
 	Extra   []string // words behind the options that this version of HAProxy needs; no part of Server.Options
 	Gated   bool     // StepAdd: stay in maintenance, where the check runs, until it has passed
+	Later   bool     // StepAdd: the check is switched on by a step of its own
 	Why     string   // one line for people
 }
 
@@ -210,8 +211,8 @@ func (s Step) addWords(target string) [][]string {
 		add = append(add, "cookie", v.Cookie)
 	}
 	out := [][]string{append(add, s.Extra...)}
-	// Enabled before ready, so that a server never takes traffic with its check off.
-	if hasOption(v.Options, "check") {
+	// Enabled before ready, so that a server does not take traffic with its check off, but for large fills.
+	if hasOption(v.Options, "check") && !s.Later {
 		out = append(out, []string{"enable", "health", target})
 	}
 	if hasOption(v.Options, "agent-check") {
@@ -296,7 +297,10 @@ func (s Step) added() Server {
 	v.Options, v.Cookie = nil, ""
 	v.Op, v.Check, v.Agent, v.CheckResult = OpRunning, 0, 0, 0
 	if hasOption(s.Server.Options, "check") {
-		v.Check = ProbeConfigured | ProbeEnabled
+		v.Check = ProbeConfigured
+		if !s.Later {
+			v.Check |= ProbeEnabled
+		}
 	}
 	if hasOption(s.Server.Options, "agent-check") {
 		v.Agent = ProbeConfigured | ProbeEnabled

@@ -438,6 +438,33 @@ func TestDiffDrainsAndGates(t *testing.T) {
 	})
 }
 
+// TestFill: in a fill the checks come last, and what a cut leaves of them the next plan has.
+func TestFill(t *testing.T) {
+	_, desired := benchmarkStates(largeFill + 10)
+	m := modelOf(State{"b": nil}, View{})
+	plan := Diff(m.state, desired, m.view)
+	ops := map[Action]int{}
+	for i, s := range plan {
+		require.NoError(t, m.apply(s))
+		ops[s.Op]++
+		if s.Op == StepCheck {
+			require.GreaterOrEqual(t, i, largeFill+10, "behind all adds")
+		}
+		if i == largeFill+20 { // as if the rest was left for the next round
+			break
+		}
+	}
+	require.Equal(t, map[Action]int{StepAdd: largeFill + 10, StepCheck: 11}, ops)
+	for _, s := range Diff(m.state, desired, m.view) {
+		require.Equal(t, StepCheck, s.Op)
+		require.NoError(t, m.apply(s))
+	}
+	for _, s := range m.state["b"] {
+		require.True(t, s.Check.Running() && s.Admin == Ready, "%s", s.Name)
+	}
+	require.Empty(t, Diff(m.state, desired, m.view))
+}
+
 // TestDiffOfNothingAllocatesNothing: a host whose registry is quiet spends its audits without garbage.
 func TestDiffOfNothingAllocatesNothing(t *testing.T) {
 	actual, desired := benchmarkStates(1000)

@@ -253,18 +253,24 @@ func ordered(servers []Server, order, seed string) []Server {
 	case "desc":
 		return slices.SortedStableFunc(slices.Values(servers), func(a, b Server) int { return byName(b, a) })
 	}
+	// Places are sorted, and not servers: those are large.
 	type ranked struct {
 		rank uint64
-		Server
+		at   int
 	}
 	rs := make([]ranked, len(servers))
-	for i, s := range servers {
-		rs[i] = ranked{rank(seed, s.Name), s}
+	for i := range servers {
+		rs[i] = ranked{rank(seed, servers[i].Name), i}
 	}
-	slices.SortFunc(rs, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), byName(a.Server, b.Server)) })
+	slices.SortFunc(rs, func(a, b ranked) int {
+		if a.rank != b.rank {
+			return cmp.Compare(a.rank, b.rank)
+		}
+		return byName(servers[a.at], servers[b.at])
+	})
 	out := make([]Server, len(rs))
 	for i, r := range rs {
-		out[i] = r.Server
+		out[i] = servers[r.at]
 	}
 	return out
 }
