@@ -220,7 +220,9 @@ func (d *backendDiff) adjust(found, w *Server) {
 	}
 	if w.Admin == Ready && d.gated(found) {
 		d.hold(w.Name)
-		d.awaitSuccessor(found)
+		if found.Admin == Ready {
+			d.awaitSuccessor(found.Name, found)
+		}
 	}
 	known, applied := d.view.Applied[d.key(found)]
 	moreConns := applied && maxconnDiffers(known.Options, w.Options)
@@ -276,16 +278,13 @@ func (d *backendDiff) hold(name string) {
 	d.held[base] = true
 }
 
-// awaitSuccessor notes a server that HAProxy holds down until its check has passed (init-state), when what it replaces
-// serves until then.
-func (d *backendDiff) awaitSuccessor(s *Server) {
-	base, _ := Generation(s.Name)
-	if s.Admin != Ready {
-		return
-	}
+// awaitSuccessor notes a server that HAProxy holds down until its check has passed (init-state), when another object
+// of its name, which it replaces, serves until then. found is nil for one that is added.
+func (d *backendDiff) awaitSuccessor(name string, found *Server) {
+	base, _ := Generation(name)
 	for i := d.latest(base); i >= 0; i = d.before[i] {
-		if old := &d.found[i]; old.Name != s.Name && old.Admin == Ready && !d.foreign(old) {
-			d.waits = append(d.waits, d.key(s))
+		if old := &d.found[i]; old != found && old.Admin == Ready && !d.foreign(old) {
+			d.waits = append(d.waits, Key{d.backend, name})
 			return
 		}
 	}
@@ -358,7 +357,7 @@ func (d *backendDiff) gate(w *Server) (words []string, gated bool) {
 	}
 	d.hold(w.Name)
 	if d.view.Caps.InitState {
-		d.awaitSuccessor(w)
+		d.awaitSuccessor(w.Name, nil)
 		return []string{"init-state", "down"}, false
 	}
 	return nil, true
