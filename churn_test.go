@@ -38,11 +38,12 @@ const (
 //
 // MYELIN_CHURN_SEED repeats a run, as far as a run against real processes can be repeated.
 func TestChurn(t *testing.T) {
+	c := newChurn(t, churnSeed(t)) // its servers listen before a port is chosen for HAProxy
 	w := newWorld(t, func(text string) string {
 		text = strings.Replace(text, "check inter 1s", "check inter 2s", 1)
 		return strings.Replace(text, "[zookeeper]", "[haproxy]\ndelete_after = \"300ms\"\n\n[zookeeper]", 1)
 	})
-	c := newChurn(t, w, churnSeed(t))
+	c.w = w
 	for range 2 * churnLeast {
 		c.join()
 	}
@@ -109,10 +110,10 @@ type churn struct {
 	changes, reloads, readers int
 }
 
-func newChurn(t *testing.T, w *world, seed uint64) *churn {
+func newChurn(t *testing.T, seed uint64) *churn {
 	t.Logf("MYELIN_CHURN_SEED=%d", seed)
 	c := &churn{
-		t: t, w: w, rng: rand.New(rand.NewPCG(seed, 0)),
+		t: t, rng: rand.New(rand.NewPCG(seed, 0)),
 		model: map[string]member{}, known: map[string]member{}, past: map[string]member{},
 	}
 	for i := range churnBackends {

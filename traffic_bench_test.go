@@ -18,29 +18,41 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
 // BenchmarkTraffic shows what a full fill costs the requests that are under way: the 99th percentile of an open loop of
 // 300 requests a second, on the backend that is filled and on one in which nothing changes, as a ratio to the value of
-// the seconds before in the same run.
+// the seconds before in the same run. The floor is the least commands that fill a backend, sent by hand: what HAProxy
+// itself costs.
 func BenchmarkTraffic(b *testing.B) {
 	for _, n := range []int{100, 1000, 10_000} {
-		b.Run(fmt.Sprintf("fill/%d", n), func(b *testing.B) {
-			for b.Loop() {
-				trafficDuringFill(b, n)
-			}
-		})
+		for _, who := range []string{"floor", "myelin"} {
+			b.Run(fmt.Sprintf("fill/%d/%s", n, who), func(b *testing.B) {
+				for b.Loop() {
+					trafficDuringFill(b, n, who)
+				}
+			})
+		}
 	}
 }
 
-func trafficDuringFill(b *testing.B, n int) {
+func trafficDuringFill(b *testing.B, n int, who string) {
 	r := newRig(b, "myelin")
 	defer r.end()
 	r.fill(1, "first")
 	r.start()
 	r.awaitAgent(1)
 	r.program.Stop()
-	r.fill(n, "old")
+	fill := func() {
+		r.start()
+		r.awaitAgent(n + 1)
+	}
+	if who == "floor" {
+		fill = func() { require.NoError(b, haproxytest.Pipeline(r.socket(), 16, r.leastCommands(n))) }
+	} else {
+		r.fill(n, "old")
+	}
 
 	filled, quiet := startSampler(r.port), startSampler(r.quiet)
 	defer filled.stop()
@@ -48,10 +60,12 @@ func trafficDuringFill(b *testing.B, n int) {
 	time.Sleep(5 * time.Second) // the time is what is measured here
 	idleFilled, idleQuiet := filled.take(), quiet.take()
 	began := time.Now()
-	r.start()
-	r.awaitAgent(n + 1)
+	fill()
 	took := time.Since(began)
 	busyFilled, busyQuiet := filled.take(), quiet.take()
+	if n < 1000 && len(busyFilled) == 0 {
+		return // too short for a request
+	}
 	for _, s := range [][]float64{idleFilled, idleQuiet, busyFilled, busyQuiet} {
 		require.NotEmpty(b, s)
 	}
@@ -60,6 +74,16 @@ func trafficDuringFill(b *testing.B, n int) {
 		quantile(busyQuiet, 0.99), quantile(idleFilled, 0.5), quantile(busyFilled, 0.5), len(busyFilled)+len(busyQuiet))
 	b.ReportMetric(quantile(busyFilled, 0.99)/quantile(idleFilled, 0.99), "filled-p99-ratio")
 	b.ReportMetric(quantile(busyQuiet, 0.99)/quantile(idleQuiet, 0.99), "quiet-p99-ratio")
+}
+
+// leastCommands fill the service's backend with n servers that take traffic.
+func (r *rig) leastCommands(n int) []string {
+	var out []string
+	for i := range n {
+		server := fmt.Sprintf("%s/by-hand%05d", service, i)
+		out = append(out, fmt.Sprintf("add server %s %s:%d id %d", server, registrationHost(i), r.old, i+1), "set server "+server+" state ready")
+	}
+	return out
 }
 
 // awaitAgent waits until the agent says that n servers are in rotation. HAProxy itself is not asked: a table of 10,000

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -168,19 +169,39 @@ func (a *Agent) judge(ctx context.Context, cfg *config.Agent) error {
 			return fmt.Errorf("state_dir, haproxy.config_file_path and haproxy.socket_file_path cannot change while HAProxy runs from %s: restart the agent, after stopping that HAProxy", old.ConfigFilePath)
 		}
 	}
+	if err := checkFile(ctx, cfg); err != nil {
+		return fmt.Errorf("HAProxy refuses the haproxy.cfg that the new files lead to: %w", err)
+	}
+	return nil
+}
+
+// checkFile asks HAProxy's binary about the file that cfg leads to.
+func checkFile(ctx context.Context, cfg *config.Agent) error {
 	f, err := os.CreateTemp(filepath.Dir(cfg.HAProxy.ConfigFilePath), ".haproxy-*.cfg")
 	if err != nil {
-		return fmt.Errorf("check the new haproxy.cfg: %w", err)
+		return fmt.Errorf("write a file to check: %w", err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(fileOf(cfg).Render(probes(cfg)))
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("check the new haproxy.cfg: %w", err)
+		return fmt.Errorf("write a file to check: %w", err)
 	}
-	if err := haproxy.CheckWith(cfg.HAProxy.Binary, commandTimeout)(ctx, f.Name()); err != nil {
-		return fmt.Errorf("HAProxy refuses the haproxy.cfg that the new files lead to: %w", err)
+	return haproxy.CheckWith(cfg.HAProxy.Binary, commandTimeout)(ctx, f.Name())
+}
+
+// judgeRemote asks HAProxy what it thinks of a configuration that differs from base in what the registry says. Where
+// HAProxy's binary is not there, or refuses base as well (it may not be the one that runs), nobody is asked.
+func (a *Agent) judgeRemote(base *config.Agent) func(context.Context, *config.Agent) error {
+	return func(ctx context.Context, c *config.Agent) error {
+		if !c.HAProxy.DoWrites || c.HAProxy.ConfigFilePath == "" {
+			return nil
+		}
+		err := checkFile(ctx, c)
+		if err == nil || errors.Is(err, exec.ErrNotFound) || checkFile(ctx, base) != nil {
+			return nil
+		}
+		return fmt.Errorf("HAProxy refuses it: %w", err)
 	}
-	return nil
 }
 
 // probes are one server for each service, so that HAProxy judges the options of the new files too.
@@ -231,7 +252,14 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 			o.Poll = s.Discovery.PollingInterval
 		}
 		o.Immutable, o.Gap = s.Discovery.ImmutableNodes, s.Discovery.DiscoveryJitter
-		return a.sessions.Get(s.Discovery.ZooKeeper).Source(s.Name, s.Discovery.Path, o), nil
+		session := a.sessions.Get(s.Discovery.ZooKeeper)
+		o.Data = looksForRemote(s) && s.Discovery.GeneratorConfigPath == s.Discovery.Path
+		instances := session.Source(s.Name, s.Discovery.Path, o)
+		if !looksForRemote(s) || o.Data {
+			return instances, nil
+		}
+		o.Data, o.Bare = true, true
+		return paired{instances, session.Source(s.Name, s.Discovery.GeneratorConfigPath, o)}, nil
 	}
 	return nil, fmt.Errorf("service %s: discovery method %q is not available", s.Name, s.Discovery.Method)
 }

@@ -136,7 +136,7 @@ func TestUnknownKeepsItsServers(t *testing.T) {
 	w := k.all(views, nil)
 
 	require.Equal(t, []string{"known"}, slices.Collect(maps.Keys(w.state(w.names(), newQuarantine()))), "only what is known is compared")
-	file := w.forFile(newQuarantine())
+	file := w.forFile(newQuarantine(), &ladder{})
 	require.Equal(t, []haproxy.Server{old}, file["unknown"])
 	require.Equal(t, "b_10.0.0.2:80", file["known"][0].Name)
 	require.Equal(t, "d_10.5.5.5:5", file["new"][0].Name, "default servers serve until the registry speaks")

@@ -71,7 +71,7 @@ func TestExamples(t *testing.T) {
 			}
 			w := k.all(views, nil)
 			require.Empty(t, w.file.Warnings())
-			got := string(w.file.Render(w.forFile(newQuarantine())))
+			got := string(w.file.Render(w.forFile(newQuarantine(), &ladder{})))
 			if *update {
 				require.NoError(t, os.WriteFile(base+".cfg", []byte(got), 0o644))
 			}

@@ -43,6 +43,7 @@ type filekeeper struct {
 	operated []*haproxy.Operated // by admin socket; empty: their masters are not known
 
 	quarantine *quarantine
+	ladder     *ladder
 
 	mu         sync.Mutex
 	original   []byte // as found at the start
@@ -51,6 +52,7 @@ type filekeeper struct {
 	running    map[string]string // digest each HAProxy was started with, by socket
 	asked      map[string]bool   // digests that a reload was asked for
 	written    *wanted           // what the file was last brought up to
+	climbed    uint64            // and the ladder's revision
 	due        []string          // reasons for a reload that waits for the file
 	begun      bool              // the file was written, or found right, once
 	seen       map[string]bool   // options of servers that were in a written file, by optionsKey
@@ -80,6 +82,7 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		original:   original, onDisk: haproxy.ServersOfText(original),
 		running: map[string]string{}, asked: map[string]bool{},
 	}
+	k.ladder = newLadder(w(), k.onDisk)
 	k.try(k.onDisk)
 	if len(original) > 0 {
 		k.diskStatic = haproxy.StaticOfText(original)
@@ -228,8 +231,11 @@ func (k *filekeeper) tried(servers haproxy.State) haproxy.State {
 func (k *filekeeper) inStep() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !k.writes || k.written == k.wanted()
+	return !k.writes || k.upTo(k.wanted())
 }
+
+// upTo tells whether the file holds w, in the form that HAProxy asks for. The caller holds mu.
+func (k *filekeeper) upTo(w *wanted) bool { return k.written == w && k.climbed == k.ladder.revision() }
 
 // nextWrite is when the file may be written again.
 func (k *filekeeper) nextWrite() time.Time {
@@ -251,7 +257,8 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	}
 	k.mu.Lock()
 	w, due := k.wanted(), len(k.due)
-	servers := w.forFile(k.quarantine)
+	climbed := k.ladder.revision()
+	servers := w.forFile(k.quarantine, k.ladder)
 	writer := k.plain
 	if k.diskStatic != w.static || k.untried(servers) {
 		writer = k.checked
@@ -283,11 +290,11 @@ func (k *filekeeper) write(ctx context.Context) bool {
 		} else {
 			k.try(servers)
 		}
-		if w == k.wanted() {
+		if w == k.wanted() && climbed == k.ladder.revision() {
 			due = len(k.due)
 		}
 		reasons, k.due = k.due[:due:due], k.due[due:]
-		k.onDisk, k.diskStatic, k.written = servers, w.static, w
+		k.onDisk, k.diskStatic, k.written, k.climbed = servers, w.static, w, climbed
 		if changed {
 			k.wrote = time.Now()
 			if k.took = k.wrote.Sub(began); writer != k.plain {
@@ -367,7 +374,7 @@ func (k *filekeeper) compare() {
 // old one would have to be reloaded again.
 func (k *filekeeper) needReload(reason string) {
 	k.mu.Lock()
-	wait := k.writes && k.written != k.wanted()
+	wait := k.writes && !k.upTo(k.wanted())
 	if wait && !slices.Contains(k.due, reason) {
 		k.due = append(k.due, reason)
 	}

@@ -246,7 +246,7 @@ func TestStaticPart(t *testing.T) {
 					f := newKeeper(t, path)
 					f.hear("old@10.0.0.9:80")
 					w := f.wanted.Load()
-					text := string(w.file.Render(w.forFile(newQuarantine())))
+					text := string(w.file.Render(w.forFile(newQuarantine(), f.ladder)))
 					mark := slices.IndexFunc(strings.Split(text, "\n"), func(l string) bool { return strings.Contains(l, haproxy.StaticVariable) })
 					lines := strings.Split(text, "\n")
 					require.NoError(t, os.WriteFile(path, []byte("# Synapse's\n"+strings.Join(slices.Delete(lines, mark, mark+1), "\n")), 0o644))

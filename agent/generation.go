@@ -39,6 +39,7 @@ type generation struct {
 	wakes    []chan struct{}  // one per consumer of wanted
 	kept     *snapshots
 	exports  *exports
+	remotes  *remotes
 	ready    atomic.Bool
 	onReady  func()
 	inForce  chan struct{} // closed when it is ready
@@ -46,7 +47,7 @@ type generation struct {
 
 	wanted atomic.Pointer[wanted]
 
-	mu    sync.Mutex // guards views
+	mu    sync.Mutex // guards views, and composer against others than collect
 	views []view
 }
 
@@ -69,19 +70,21 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		before = old.resolver
 	}
 	g.resolver = newResolver(onDisk, before, a.log)
-	g.composer = newComposer(c, g.resolver.resolve, onDisk)
+	var effective *config.Agent
+	g.remotes, effective = newRemotes(c, a.judgeRemote(c), g.log)
+	g.composer = newComposer(effective, g.resolver.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
 		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
 	}
-	g.composer.inherit(c, state)
+	g.composer.inherit(effective, state)
 	for _, w := range g.composer.file.Warnings() {
 		a.log.Warn(w)
 	}
 
 	// What is known is there before the first source is: a source begins to ask the registry when it is made.
 	now, store := time.Now(), storeOf(c)
-	for _, s := range c.Services {
+	for _, s := range effective.Services {
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
 			g.views = append(g.views, old.carry(s, now))
 		} else {
@@ -125,6 +128,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again:  g.wakeAll,
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
+				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -137,10 +141,10 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 func (g *generation) newExports(c *config.Agent, state stateEntries, wake <-chan struct{}) *exports {
 	x := &exports{
 		services: c.Services, views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
-		backend: func(i int) string { return g.composer.backends[i].name },
+		backend: func(i int) string { return g.compose().backends[i].name },
 	}
 	if path := c.HAProxy.StateFilePath; path != "" {
-		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state}
+		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state.clone()}
 	}
 	if c.FileOutput != nil {
 		x.output = newOutputFiles(c.FileOutput.OutputDirectory, c.Services)
@@ -175,6 +179,7 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.file.run(ctx) })
 	all.Go(func() { g.kept.run(ctx) })
 	all.Go(func() { g.exports.run(ctx) })
+	all.Go(func() { g.remotes.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
 	}
@@ -213,6 +218,8 @@ func (g *generation) collect(ctx context.Context, snapshots <-chan discovery.Sna
 			g.take(snap)
 		case <-g.resolver.changed:
 			g.publish(g.composer.all(g.views, g.wanted.Load()))
+		case c := <-g.remotes.accepted:
+			g.reconfigure(c)
 		}
 	}
 }
@@ -233,6 +240,9 @@ func (g *generation) take(snap discovery.Snapshot) {
 	g.mu.Unlock()
 	g.wakeAll()
 
+	if snap.DataRead {
+		g.remotes.hear(snap.Service, snap.Data)
+	}
 	log := g.log.WithField("service", v.service.Name)
 	switch {
 	case v.held != "" && v.held != old.held && !v.known:
@@ -245,6 +255,29 @@ func (g *generation) take(snap discovery.Snapshot) {
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
 	name := g.composer.backends[i].name
 	logComposed(log, before.backends[name], after.backends[name])
+}
+
+// reconfigure puts what the registry says about services in force. Only what HAProxy is to be changes: the sources go on.
+func (g *generation) reconfigure(c *config.Agent) {
+	k := newComposer(c, g.resolver.resolve, g.composer.onDisk)
+	k.inherit(c, g.composer.noted)
+	views := slices.Clone(g.views)
+	for i := range views {
+		views[i].service.HAProxy, views[i].service.FileOutputDisabled = c.Services[i].HAProxy, c.Services[i].FileOutputDisabled
+	}
+	w := k.all(views, g.wanted.Load())
+	g.mu.Lock()
+	g.composer, g.views = k, views
+	g.mu.Unlock()
+	g.log.Info("the configuration that the registry holds for services changed, and is in force")
+	g.publish(w)
+}
+
+// compose is the composer, for others than the goroutine that collects.
+func (g *generation) compose() *composer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.composer
 }
 
 // bases are what is to be kept of each service.
@@ -395,15 +428,18 @@ func (g *generation) fill(st *Status) {
 	st.Config, st.Generation = g.config.Path, g.number
 	w := g.wanted.Load()
 	g.mu.Lock()
-	views := slices.Clone(g.views)
+	k, views := g.composer, slices.Clone(g.views)
 	g.mu.Unlock()
 	for i, v := range views {
-		b, ok := w.backends[g.composer.backends[i].name]
+		b, ok := w.backends[k.backends[i].name]
 		if !ok {
-			b = wantedBackend{backend: g.composer.backends[i]}
+			b = wantedBackend{backend: k.backends[i]}
 		}
-		st.Services = append(st.Services, serviceStatus(v, b, g.file.quarantine.reasons(b.name)))
-		st.Services[len(st.Services)-1].Unresolved = g.resolver.unresolved(v.active)
+		s := serviceStatus(v, b, g.file.quarantine.reasons(b.name))
+		s.Unresolved = g.resolver.unresolved(v.active)
+		s.stands(g.file.ladder.of(b.name))
+		s.Remote, s.Problems = g.remotes.status(s.Service)
+		st.Services = append(st.Services, s)
 	}
 	for _, r := range g.haproxys {
 		if s := r.status.Load(); s != nil {

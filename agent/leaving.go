@@ -41,7 +41,7 @@ type gate struct {
 func (r *reconciler) observe(name string, now time.Time) {
 	there := map[string]haproxy.Admin{}
 	for _, s := range r.actual[name] {
-		if s.Admin != haproxy.Ready && r.owns(name, s) {
+		if s.Admin != haproxy.Ready && r.owns(name, s) && !haproxy.EmptySlot(s) {
 			there[s.Name] = s.Admin
 		}
 	}
@@ -239,7 +239,8 @@ func (r *reconciler) candidates(w *wanted, now time.Time) []haproxy.Key {
 		// A server of a set that is from disk is not known to be unwanted; one that is wanted is in maintenance by
 		// intent, or waits for its check.
 		_, gated := r.gated[k.Backend]
-		if !b.known || b.stale || gated || b.wants(base) && !r.superseded(k) {
+		inUse := haproxy.SlotNumber(k.Server) > 0 && r.ladder.of(k.Backend).rung == haproxy.RungSlots
+		if !b.known || inUse || b.stale || gated || b.wants(base) && !r.superseded(k) {
 			t.look = now.Add(min(busyAgain, r.graceFor()))
 			r.retired[k] = t
 			continue

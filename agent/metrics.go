@@ -79,13 +79,14 @@ var (
 	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
+	descRung      = prometheus.NewDesc("myelin_haproxy_rung", "1 for the way in which HAProxy takes changes of a backend's servers.", []string{"backend", "rung"}, nil)
 	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descNames, descCurtailed, descHeld, descServers, descReloads, descUp} {
+		descAge, descRejected, descNames, descCurtailed, descHeld, descServers, descRung, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -131,6 +132,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 				age = since(time.Now(), *s.FromDisk).Seconds()
 			}
 			gauge(descAge, age, s.Service)
+		}
+		if s.Rung != "" {
+			gauge(descRung, 1, s.Backend, s.Rung)
 		}
 		reasons := map[string]int{}
 		for _, r := range s.Rejected {

@@ -26,6 +26,14 @@ type Preview struct {
 	Reload  string          // why a reload is needed; empty: none is
 	Unheard bool            // the registry did not answer for every service
 	Notes   []string        // what could not be found out, and what was used instead
+	Rungs   []RungPreview   // how HAProxy takes changes, by backend; without those that HAProxy was not asked about
+}
+
+// RungPreview is how HAProxy takes changes of one backend's servers.
+type RungPreview struct {
+	Backend string
+	Rung    haproxy.Rung
+	Reason  string // why no better way fits; empty: there is none
 }
 
 // TargetPreview is the plan for one HAProxy.
@@ -57,6 +65,8 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		return nil, err
 	}
 	unheard := len(notes) > 0
+	c, problems := previewRemote(c, views)
+	notes = append(notes, problems...)
 	names := newResolver(onDisk, nil, log)
 	k := newComposer(c, names.resolve, onDisk)
 	state, err := stateOf(c)
@@ -67,7 +77,8 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	k.all(views, nil)                      // asks for the names
 	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
-	p := &Preview{File: w.file.Render(w.forFile(newQuarantine())), Unheard: unheard, Notes: notes}
+	l := newLadder(w, onDisk)
+	p := &Preview{Unheard: unheard, Notes: notes}
 	for _, n := range w.names() {
 		b := w.backends[n]
 		for _, r := range b.refused {
@@ -81,17 +92,58 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 			p.Notes = append(p.Notes, fmt.Sprintf("%s: %d instances are left out: there are more than haproxy.max_servers", b.service, b.surplus))
 		}
 	}
+	if asked && c.HAProxy.DoSocket {
+		for i, socket := range c.HAProxy.SocketFilePaths {
+			p.ask(ctx, c, socket, ladderFor(i, l), w, onDisk, text)
+		}
+	}
+	p.Rungs = rungs(l, w)
+	p.File = w.file.Render(w.forFile(newQuarantine(), l))
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {
 		p.Written = !bytes.Equal(p.File, text)
 	}
-	if asked && c.HAProxy.DoSocket {
-		for _, socket := range c.HAProxy.SocketFilePaths {
-			p.ask(ctx, c, socket, w, onDisk, text)
-		}
-	} else if asked && p.Written {
+	if asked && !c.HAProxy.DoSocket && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"
 	}
 	return p, nil
+}
+
+// rungs are where the known backends stand.
+func rungs(l *ladder, w *wanted) []RungPreview {
+	var out []RungPreview
+	for _, name := range w.names() {
+		if f := l.of(name); f.rung != 0 && f.why != "" {
+			out = append(out, RungPreview{name, f.rung, f.why})
+		}
+	}
+	return out
+}
+
+// previewRemote lays what the registry holds of the services' configuration over c, in views too. What has not been heard
+// is as it was kept.
+func previewRemote(c *config.Agent, views []view) (*config.Agent, []string) {
+	var notes []string
+	data, err := readRemotes(c)
+	if err != nil {
+		notes = append(notes, err.Error())
+	}
+	if data == nil {
+		data = map[string][]byte{}
+	}
+	for _, v := range views {
+		if v.snapshot.DataRead {
+			data[v.service.Name] = v.snapshot.Data
+		}
+	}
+	laid, problems := remotely(c, data)
+	for i := range views {
+		s := laid.Services[i]
+		views[i].service.HAProxy, views[i].service.FileOutputDisabled = s.HAProxy, s.FileOutputDisabled
+		for _, p := range problems[s.Name] {
+			notes = append(notes, "service "+s.Name+": configuration from the registry is not used: "+p)
+		}
+	}
+	return laid, notes
 }
 
 // listen hears each service's source once.
@@ -141,14 +193,14 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 }
 
 // ask plans for the HAProxy at a socket. It uses its own deadline: the registry may have used up ctx's.
-func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, w *wanted, onDisk haproxy.State, text []byte) {
+func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, l *ladder, w *wanted, onDisk haproxy.State, text []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), socketTimeout)
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
 		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
-		log:    quiet(), quarantine: newQuarantine(),
+		log:    quiet(), quarantine: newQuarantine(), ladder: l, again: func() {},
 		attached: !cfg.HAProxy.DoWrites,
 		reload: func(reason string) {
 			if !cfg.HAProxy.DoWrites && !cfg.HAProxy.DoReloads {

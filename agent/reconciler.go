@@ -61,6 +61,7 @@ type reconciler struct {
 	forceAfter time.Duration // sessions on a retired server are ended then; 0: never
 
 	quarantine *quarantine
+	ladder     *ladder
 	again      func() // has everybody look at wanted again
 
 	// The reconciler's own, touched only by its goroutine.
@@ -85,12 +86,14 @@ type reconciler struct {
 	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
 	began    time.Time
 	unfit    map[string]string
-	late     map[string]bool   // backends of this round whose adds wait for a reload
-	cut      map[string]bool   // backends of this round with steps that are left for the next one
-	bad      bool              // the last round had refusals: the next one leaves nothing for later, to get past them
-	asked    map[string]uint64 // revision of each backend that a reload was asked for; none once it has what it needs
-	advised  []string          // warnings about its version that were logged last
-	warned   bool              // it was said that HAProxy does not answer
+	late     map[string]bool      // backends of this round whose adds wait for a reload
+	rested   map[haproxy.Key]bool // slots that may get another address in this round
+	over     map[haproxy.Key]bool // servers that have drained when this round was planned
+	cut      map[string]bool      // backends of this round with steps that are left for the next one
+	bad      bool                 // the last round had refusals: the next one leaves nothing for later, to get past them
+	asked    map[string]uint64    // revision of each backend that a reload was asked for; none once it has what it needs
+	advised  []string             // warnings about its version that were logged last
+	warned   bool                 // it was said that HAProxy does not answer
 
 	status atomic.Pointer[haproxyStatus]
 	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
@@ -250,11 +253,18 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		r.inherit(w, r.actual)
 	}
 	r.noteAbsent(w, due)
+	if c, err = r.rest(ctx, c, w, due); err != nil {
+		return err
+	}
 	plan := r.plan(r.actual, w, due)
-	results := c.Apply(ctx, plan)
+	results, err := r.occupy(ctx, c, w, c.Apply(ctx, plan))
+	if err != nil {
+		return err
+	}
 	r.metrics.round(time.Since(began), results)
 	failed := r.settle(w, due, results)
 	r.bad = len(failed) > 0
+	r.tellSlots(due)
 	r.publish(w, due, failed)
 	r.paced = time.Now().Add(min(roundPause*time.Since(began), mostRoundPause))
 	if len(plan) > 0 {
@@ -274,7 +284,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 	r.setStatus(func(s *haproxyStatus) {
 		s.Rounds++
 		s.Failed = failed
-		s.Unfit = maps.Clone(r.unfit)
+		s.Unfit = r.needsReload(w)
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
 		s.reached = w
 		for _, name := range due {
@@ -359,9 +369,9 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.unfit)
 	warnings := r.advise(w)
 	for name, b := range w.backends {
-		var wanted []haproxy.Server // the file's servers of an unknown service are not what will be added
+		wanted := []haproxy.Server{b.everyServer()} // the file's servers of an unknown service are not what will be added
 		if b.known {
-			wanted = b.servers
+			wanted = slices.Concat(wanted, b.servers)
 		}
 		if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, wanted, r.caps); why != "" {
 			r.unfit[name] = why
@@ -440,6 +450,8 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		view.Drain[name] = w.backends[name].drain > 0
 		view.Gate[name] = w.backends[name].gate
 	}
+	slotted := r.slotBackends(w, desired)
+	r.over = view.Drained
 	found := make(haproxy.State, len(desired))
 	for name, servers := range desired {
 		there, exists := actual[name]
@@ -470,14 +482,16 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 			b := w.backends[step.Backend]
 			if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, []haproxy.Server{step.Server}, r.caps); why != "" {
 				r.unfit[step.Backend] = why
+				return r.plan(actual, w, due) // from another rung of the ladder
 			}
 		}
-		if why := r.unfit[step.Backend]; why != "" {
+		if f := r.ladder.of(step.Backend); f.rung == haproxy.RungReload {
 			r.late[step.Backend] = true
-			r.needReload(w, step.Backend, why)
+			r.needReload(w, step.Backend, f.why)
 		}
 	}
 	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
+	plan = append(plan, r.planSlots(w, actual, slotted)...)
 	r.cut = map[string]bool{}
 	if len(plan) > stepsARound && !r.bad {
 		for _, s := range plan[stepsARound:] {
@@ -498,6 +512,9 @@ func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
 		for _, s := range servers {
 			base, _ := haproxy.Generation(s.Name)
 			r.earlier[haproxy.Key{Backend: name, Server: base}] = true
+			if haproxy.IsSlot(s) {
+				r.earlier[atAddr(name, s)] = true
+			}
 		}
 	}
 }
@@ -572,6 +589,9 @@ func (r *reconciler) setStatus(edit func(*haproxyStatus)) {
 func countServers(servers []haproxy.Server) counts {
 	var c counts
 	for _, s := range servers {
+		if haproxy.EmptySlot(s) {
+			continue
+		}
 		switch s.Admin {
 		case haproxy.Ready:
 			c.Ready++

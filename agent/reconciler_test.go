@@ -313,8 +313,8 @@ func TestQuarantineIsForWordsOnly(t *testing.T) {
 	n.fileHas("svc", "a")
 }
 
-// TestUnfitBackends: where servers cannot be added at run time, an add asks for a reload and says why; nothing is taken
-// away before it.
+// TestUnfitBackends: where servers can neither be added at run time nor be in slots, an add asks for a reload and says
+// why; nothing is taken away before it.
 func TestUnfitBackends(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -322,12 +322,12 @@ func TestUnfitBackends(t *testing.T) {
 		reason  string
 		fits    func(haproxy.Capabilities) bool // at run time after all
 	}{
-		{"balance source", config.ServiceHAProxy{Backend: []string{"balance source"}},
-			`backend svc: "balance source" takes servers at run time only with "hash-type consistent"; add that line`, nil},
 		{"cookie", config.ServiceHAProxy{Backend: []string{"cookie SRV insert"}},
 			`backend svc: "cookie SRV insert" needs a cookie on each server`, func(c haproxy.Capabilities) bool { return c.Cookie }},
-		{"a word for the file only", config.ServiceHAProxy{ServerOptions: "non-stick"},
-			`"non-stick" is not accepted for servers added at run time`, nil},
+		{"cookie and a static algorithm", config.ServiceHAProxy{Backend: []string{"balance source", "cookie SRV insert"}},
+			`no slots, because "cookie SRV insert" needs a cookie of its own on each server`, nil},
+		{"words for the file only, with names", config.ServiceHAProxy{ServerOptions: "check inter 1h non-stick addr %{host}"},
+			`"non-stick" is not accepted for servers added at run time; no slots, because the options of its servers contain their names`, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t, func(c *config.Agent) {
@@ -381,7 +381,7 @@ func TestUnfitBackends(t *testing.T) {
 
 // TestUnfitServers: what the servers of a service ask for may only be known after the process was met.
 func TestUnfitServers(t *testing.T) {
-	n := newNode(t, func(c *config.Agent) { c.Services[0].HAProxy.ServerOptions = "check inter 1h non-stick" })
+	n := newNode(t, func(c *config.Agent) { c.Services[0].HAProxy.ServerOptions = "check inter 1h non-stick addr %{host}" })
 	n.start(0)
 	n.connected()
 	n.hear("a@127.0.0.1:81")

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +38,9 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		}
 		if errors.Is(res.Err, haproxy.ErrUnfit) {
 			r.unfit[st.Backend] = res.Err.Error()
-			r.needReload(w, st.Backend, res.Err.Error())
+			if st.Op != haproxy.StepAdd { // the next round plans for another rung of the ladder, and asks if it must
+				r.needReload(w, st.Backend, res.Err.Error())
+			}
 		}
 		if res.Err != nil {
 			bad[st.Backend] = true
@@ -108,12 +112,14 @@ type change struct {
 }
 
 func (c *change) add(st haproxy.Step) {
-	n := st.Server.Name
+	n := cmp.Or(st.Occupant, st.Server.Name)
 	switch st.Op {
-	case haproxy.StepAdd:
+	case haproxy.StepAdd, haproxy.StepAddr:
 		c.added = append(c.added, n)
 	case haproxy.StepReady:
-		c.readied = append(c.readied, n)
+		if st.Occupant == "" || !slices.Contains(c.added, n) {
+			c.readied = append(c.readied, n)
+		}
 	case haproxy.StepWeight:
 		c.weighed = append(c.weighed, fmt.Sprintf("%s=%d", n, st.Server.Weight))
 	case haproxy.StepMaxconn:

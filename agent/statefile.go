@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -40,6 +41,15 @@ type stateEntry struct {
 
 // stateEntries are the servers of each service by their names in HAProxy.
 type stateEntries map[string]map[string]stateEntry
+
+// clone is a copy that shares nothing that changes.
+func (e stateEntries) clone() stateEntries {
+	out := make(stateEntries, len(e))
+	for service, servers := range e {
+		out[service] = maps.Clone(servers)
+	}
+	return out
+}
 
 // readStateFile reads Synapse's state file, or ours. It is never needed for correctness: what cannot be used of it is
 // left out, and a file that is of no use at all is an error beside an empty result.

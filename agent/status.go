@@ -49,9 +49,17 @@ type ServiceStatus struct {
 	Ensemble string     `json:"ensemble,omitempty"`
 	Rejected []Rejected `json:"rejected,omitempty"`
 
-	Unresolved []Unresolved `json:"unresolved,omitempty"` // host names that do not resolve at present
-	Curtailed  []Rejected   `json:"curtailed,omitempty"`  // registrations in use, without options that they ask for
-	Surplus    int          `json:"surplus,omitempty"`    // instances left out because there are more than haproxy.max_servers
+	Unresolved []Unresolved `json:"unresolved,omitempty"`    // host names that do not resolve at present
+	Curtailed  []Rejected   `json:"curtailed,omitempty"`     // registrations in use, without options that they ask for
+	Remote     bool         `json:"remote_config,omitempty"` // part of its configuration is the registry's
+	Problems   []string     `json:"remote_config_problems,omitempty"`
+	Surplus    int          `json:"surplus,omitempty"` // instances left out because there are more than haproxy.max_servers
+
+	// Rung is how HAProxy takes changes of the servers: "servers" at run time, "slots", or "reload"; empty until HAProxy
+	// was met. Reason says why no better way fits, and NeedsReload what waits for a reload now.
+	Rung        string `json:"rung,omitempty"`
+	Reason      string `json:"rung_reason,omitempty"`
+	NeedsReload string `json:"needs_reload,omitempty"`
 
 	zookeeper config.ZooKeeper // of which Ensemble is the name
 }
@@ -103,6 +111,13 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		s.Rejected = append(s.Rejected, Rejected{Node: server, Reason: "haproxy", Detail: detained[server]})
 	}
 	return s
+}
+
+// stands adds where the service's backend stands on the ladder.
+func (s *ServiceStatus) stands(f footing) {
+	if f.rung != 0 {
+		s.Rung, s.Reason, s.NeedsReload = f.rung.String(), f.why, f.short
+	}
 }
 
 // ReadyServers is how many servers of a backend the HAProxys that answer have in rotation: "3", or "1 to 3" where they

@@ -43,11 +43,12 @@ func (w *wanted) state(names []string, q *quarantine) haproxy.State {
 	return s
 }
 
-// forFile is what the rendered file is to hold: the known sets, and for the others what the file held before.
-func (w *wanted) forFile(q *quarantine) haproxy.State {
+// forFile is what the rendered file is to hold: the known sets, in slots where the ladder says so, and for the others
+// what the file held before.
+func (w *wanted) forFile(q *quarantine, l *ladder) haproxy.State {
 	s := make(haproxy.State, len(w.backends))
 	for n, b := range w.backends {
-		s[n] = q.without(n, b.servers)
+		s[n] = l.forFile(b, q.without(n, b.servers))
 	}
 	return s
 }
@@ -60,6 +61,7 @@ type composer struct {
 	backends []backend // by index of the configuration's services
 	memos    []*memo   // of the backends
 	lookup   resolve
+	noted    stateEntries  // of the state file, as it was found at the start
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
 }
 
@@ -79,6 +81,7 @@ func (k *composer) inherit(c *config.Agent, state stateEntries) {
 	for i, s := range c.Services {
 		names[s.Name] = k.backends[i].name
 	}
+	k.noted = state
 	ids := inheritedIDs(k.onDisk, state, names)
 	for i := range k.backends {
 		k.backends[i].ids = ids

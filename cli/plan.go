@@ -83,6 +83,14 @@ type planAnswer struct {
 	Reload  string       `json:"reload,omitempty"`
 	Targets []planTarget `json:"targets"`
 	Notes   []string     `json:"notes,omitempty"`
+	Rungs   []planRung   `json:"rungs,omitempty"`
+}
+
+// planRung is how HAProxy takes changes of a backend whose servers it does not take at run time.
+type planRung struct {
+	Backend string `json:"backend"`
+	Rung    string `json:"rung"`
+	Reason  string `json:"reason"`
 }
 
 type planTarget struct {
@@ -113,6 +121,9 @@ func (a *app) printPlan(p *agent.Preview) error {
 			}
 			answer.Targets = append(answer.Targets, target)
 		}
+		for _, r := range p.Rungs {
+			answer.Rungs = append(answer.Rungs, planRung{r.Backend, r.Rung.String(), r.Reason})
+		}
 		if err := printJSON(a.out, answer); err != nil {
 			return err
 		}
@@ -126,6 +137,9 @@ func (a *app) printPlan(p *agent.Preview) error {
 			default:
 				fmt.Fprintf(a.out, "# HAProxy at %s\n%s", t.Socket, t.Plan)
 			}
+		}
+		for _, r := range p.Rungs {
+			fmt.Fprintf(a.out, "# backend %s changes by %s: %s\n", r.Backend, r.Rung, r.Reason)
 		}
 		if p.Written {
 			fmt.Fprintln(a.out, "# haproxy.cfg would be written")

@@ -150,6 +150,9 @@ func (a *app) printStatus(st agent.Status) {
 	}
 	t.flush()
 	for _, s := range st.Services {
+		for _, p := range s.Problems {
+			fmt.Fprintf(a.out, "configuration of %s from the registry is not used: %s\n", s.Service, p)
+		}
 		for _, u := range s.Unresolved {
 			what := "its instances are left out"
 			if u.Address != "" {
@@ -161,6 +164,9 @@ func (a *app) printStatus(st agent.Status) {
 	a.printRegistrations(st.Registrations)
 	if a.output == "wide" {
 		for _, s := range st.Services {
+			if s.Reason != "" {
+				fmt.Fprintf(a.out, "%s changes by %s: %s\n", s.Service, s.Rung, s.Reason)
+			}
 			for _, r := range s.Rejected {
 				fmt.Fprintf(a.out, "rejected in %s: %s: %s: %s\n", s.Service, r.Node, r.Reason, r.Detail)
 			}

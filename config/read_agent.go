@@ -390,9 +390,8 @@ func (t *table) zookeeperDiscovery(d *Discovery, zk ZooKeeper) {
 	}
 	d.RetryPolicy = t.retryPolicy()
 	switch d.GeneratorConfigPath = t.str("generator_config_path", d.Path); d.GeneratorConfigPath {
-	case "disabled": // as it is in this version
+	case "disabled":
 	default:
-		t.later("generator_config_path")
 		if d.GeneratorConfigPath != d.Path {
 			d.GeneratorConfigPath = t.znode("generator_config_path", d.Path)
 		}

@@ -47,6 +47,11 @@ type Snapshot struct {
 	Missing   bool        // the path does not exist: known to be absent, not unknown
 	Version   uint64      // grows by one with each snapshot of a source
 	At        time.Time   // when the round of reads that made it began
+
+	// Data is that of the path's own node, where the source was asked for it, and DataRead tells that it has been read:
+	// until then nothing is known of it. Never changed.
+	Data     []byte
+	DataRead bool
 }
 
 // Source produces the snapshots of one service.

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"reflect"
@@ -33,7 +34,7 @@ func (in *Instance) compareIdentity(o *Instance) int {
 // Equal reports whether two snapshots of a service say the same. When they were made, their versions, and when nodes
 // were written do not matter.
 func (s Snapshot) Equal(o Snapshot) bool {
-	return s.Service == o.Service && s.Missing == o.Missing && sameInstances(s.Instances, o.Instances) &&
+	return s.Service == o.Service && s.Missing == o.Missing && s.DataRead == o.DataRead && bytes.Equal(s.Data, o.Data) && sameInstances(s.Instances, o.Instances) &&
 		slices.EqualFunc(s.Rejected, o.Rejected, func(a, b Rejection) bool {
 			a.Created, a.Modified, b.Created, b.Modified = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 			return a == b

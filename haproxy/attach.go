@@ -15,7 +15,7 @@ func Made(s Server) bool {
 
 // Owns tells whether a server found in HAProxy is ours to change and to remove.
 func (v View) Owns(k Key, s Server) bool {
-	return Owned(s) && !v.Foreign[k] && (!v.Attached || v.Mine[k] || Made(s))
+	return Owned(s) && !v.Foreign[k] && (!v.Attached || v.Mine[k] || Made(s) || IsSlot(s))
 }
 
 // served tells whether a server that people wrote has the address of a wanted one: then nothing is missing, and a

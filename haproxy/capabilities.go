@@ -97,7 +97,7 @@ func (c Capabilities) extraWords(options []string) []string {
 
 // RuntimeUnfit tells why the servers of a backend cannot be changed at run time by a HAProxy with capabilities c, in
 // words for the operator; "" when nothing speaks against it. backendLines are the lines of the section, defaultsLines
-// those of the defaults section that it takes the rest from.
+// those of the defaults section that it takes the rest from. A server without a name stands for what all are to have.
 func RuntimeUnfit(backendLines, defaultsLines []string, servers []Server, c Capabilities) string {
 	if !c.DynamicServers {
 		return fmt.Sprintf("HAProxy %s cannot add servers at run time; 2.6 and later can", orUnknown(c.Version))
@@ -123,6 +123,9 @@ func RuntimeUnfit(backendLines, defaultsLines []string, servers []Server, c Capa
 			continue // most servers of a backend have the same options
 		}
 		if why := c.optionsUnfit(s.Options); why != "" {
+			if s.Name == "" {
+				return why // what every server is to have
+			}
 			return fmt.Sprintf("server %s: %s", s.Name, why)
 		}
 		checked = s.Options

@@ -85,7 +85,7 @@ func TestRealReads(t *testing.T) {
 	static1.Op, static1.CheckResult = 0, 0 // the check may have run
 	assert.True(t, static1.Check.Running())
 	static1.Check = 0
-	assert.Equal(t, Server{Name: "static1", Addr: netip.MustParseAddrPort("127.0.0.1:9"), ID: 3, Weight: 1}, static1)
+	assert.Equal(t, Server{Name: "static1", Addr: netip.MustParseAddrPort("127.0.0.1:9"), ID: 3, Weight: 1, FirstWeight: 1}, static1)
 	assert.Equal(t, Maint, state["written"][1].Admin)
 	delete(state, "MASTER") // the worker's way to its master, shown by 2.2 and 2.4
 	assert.Len(t, state, 4, "backends without servers are there too")

@@ -47,6 +47,7 @@ type Server struct {
 
 	// Found servers only.
 	Op          Op
+	FirstWeight int    // srv_iweight: what it was started with
 	CheckResult int    // srv_check_result: 0 unknown, 2 failed, 3 passed
 	FQDN        string // srv_fqdn, when it has one
 	Check       Probe  // its health check (srv_check_state)

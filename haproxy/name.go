@@ -99,9 +99,13 @@ func GenerationName(base string, n int) string {
 }
 
 // Owned tells whether a server found in HAProxy is one of ours: whether its name ends in its own address and port,
-// or in a legal host name and its port, as those of ServerName do. Slots, "static1" and the like are foreign.
+// or in a legal host name and its port, as those of ServerName do, or whether it is one of our slots. "static1" and the
+// like are foreign.
 // Servers of a SmartStack that was here before are owned, since they are to be taken over.
 func Owned(s Server) bool {
+	if IsSlot(s) {
+		return true
+	}
 	base, _ := Generation(s.Name)
 	i := strings.LastIndexByte(base, ':')
 	if i < 0 || base[i+1:] != strconv.Itoa(int(s.Addr.Port())) {

@@ -20,6 +20,7 @@ const (
 	StepMaxconn                    // another limit of connections
 	StepCheck                      // switch the health check on, so that its result can be waited for
 	StepShutdown                   // end the sessions of a server in maintenance
+	StepAddr                       // another address for a slot; see DiffSlots
 	StepDelete                     // remove the object, which must be in maintenance
 )
 
@@ -42,6 +43,8 @@ func (a Action) String() string {
 		return "check"
 	case StepShutdown:
 		return "shutdown"
+	case StepAddr:
+		return "addr"
 	case StepDelete:
 		return "delete"
 	}
@@ -132,13 +135,14 @@ type View struct {
 
 // Step is one change of one server.
 type Step struct {
-	Op      Action
-	Backend string
-	Server  Server   // as it is to be after the step
-	Extra   []string // words behind the options that this version of HAProxy needs; no part of Server.Options
-	Gated   bool     // StepAdd: stay in maintenance, where the check runs, until it has passed
-	Later   bool     // StepAdd: the check is switched on by a step of its own
-	Why     string   // one line for people
+	Op       Action
+	Backend  string
+	Server   Server   // as it is to be after the step
+	Extra    []string // words behind the options that this version of HAProxy needs; no part of Server.Options
+	Gated    bool     // StepAdd: stay in maintenance, where the check runs, until it has passed; StepReady: be down until then
+	Later    bool     // StepAdd: the check is switched on by a step of its own
+	Occupant string   // the server in question, where Server is a slot
+	Why      string   // one line for people
 }
 
 // Key names the server object that the step is about.
@@ -175,6 +179,11 @@ func (s Step) words() [][]string {
 		if s.Server.Agent.Idle() {
 			out = append(out, []string{"enable", "agent", target})
 		}
+		if s.Gated {
+			// Out of maintenance HAProxy takes a server for up. Draining it gets no traffic before it is told that the
+			// server is down, and then only its checks can bring it up.
+			out = append(out, set("state", Drain.String()), set("health", "down"))
+		}
 		return append(out, set("state", state.String()))
 	case StepMaint:
 		if s.Server.Agent.Running() {
@@ -182,6 +191,8 @@ func (s Step) words() [][]string {
 			return [][]string{{"disable", "agent", target}, set("state", Maint.String())}
 		}
 		return [][]string{set("state", Maint.String())}
+	case StepAddr:
+		return [][]string{s.addrWords(target)}
 	case StepWeight:
 		return [][]string{set("weight", strconv.Itoa(s.Server.Weight))}
 	case StepMaxconn:
@@ -224,6 +235,16 @@ func (s Step) addWords(target string) [][]string {
 	return out
 }
 
+// addrWords: HAProxy takes an IPv6 address without brackets here.
+func (s Step) addrWords(target string) []string {
+	addr, port := "?", "?" // outside the alphabet: see Client.Apply
+	if _, err := address(s.Server.Addr); err == nil {
+		a := canonical(s.Server.Addr)
+		addr, port = a.Addr().String(), strconv.Itoa(int(a.Port()))
+	}
+	return []string{"set", "server", target, "addr", addr, "port", port}
+}
+
 // failed says what an error happened to. The name is quoted: a step that cannot be sent may have any.
 func (s Step) failed(err error) error {
 	return fmt.Errorf("%s %q: %w", s.Op, clip(s.Backend+"/"+s.Server.Name), err)
@@ -234,13 +255,18 @@ func (s Step) check() error {
 	if err := CheckName(s.Backend); err != nil {
 		return fmt.Errorf("backend: %w", err)
 	}
-	if err := CheckName(s.Server.Name); err != nil {
+	if err := checkServerName(s.Server.Name); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
-	if s.Op == StepAdd {
+	if s.Op == StepAdd || s.Op == StepAddr {
 		if _, err := address(s.Server.Addr); err != nil {
 			return err
 		}
+	}
+	if s.Op == StepAddr && !IsSlot(s.Server) {
+		return fmt.Errorf("server %s is no slot: it keeps its address for life", s.Server.Name)
+	}
+	if s.Op == StepAdd {
 		if s.Server.ID < 1 || s.Server.ID > MaxID {
 			return fmt.Errorf("id %d is not in 1..%d", s.Server.ID, MaxID)
 		}
@@ -277,6 +303,9 @@ func (s Step) change(v *Server) {
 		v.Admin, v.Op = Ready, OpRunning
 		if s.Op == StepDrain {
 			v.Admin = Drain
+		}
+		if s.Gated {
+			v.Op = OpStopped
 		}
 		v.Check = v.Check.enabled() &^ probePaused
 		v.Agent = v.Agent.enabled()

@@ -53,18 +53,7 @@ type planCase struct {
 
 // readCase reads the sections of a case; a line "-- name --" begins one.
 func readCase(t *testing.T, file string) planCase {
-	text, err := os.ReadFile(file)
-	require.NoError(t, err)
-	sections, name := map[string]string{}, ""
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "--" && f[2] == "--" {
-			name = f[1]
-			sections[name] = ""
-			continue
-		}
-		sections[name] += line
-	}
-	require.Contains(t, sections, "plan")
+	sections := readSections(t, file)
 	c := planCase{
 		actual:  readState(t, sections["actual"], OpRunning),
 		desired: readState(t, sections["desired"], OpStopped),
@@ -117,6 +106,23 @@ func readCase(t *testing.T, file string) planCase {
 	return c
 }
 
+// readSections are the parts of a case, each behind a line "-- name --".
+func readSections(t *testing.T, file string) map[string]string {
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	sections, name := map[string]string{}, ""
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "--" && f[2] == "--" {
+			name = f[1]
+			sections[name] = ""
+			continue
+		}
+		sections[name] += line
+	}
+	require.Contains(t, sections, "plan")
+	return sections
+}
+
 func readState(t *testing.T, text string, op Op) State {
 	state, backend := State{}, ""
 	for line := range strings.Lines(text) {
@@ -158,6 +164,8 @@ func readField(t *testing.T, s *Server, word string) {
 		s.Admin = Maint
 	case "stopped":
 		s.Op = OpStopped
+	case "first":
+		s.FirstWeight = number()
 	case "check":
 		s.Check = Probe(number())
 	case "agent":

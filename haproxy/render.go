@@ -245,6 +245,9 @@ func writeWord(b *bytes.Buffer, word string) {
 
 // ordered is servers in the order that the file has them; servers itself is not changed.
 func ordered(servers []Server, order, seed string) []Server {
+	if len(servers) > 0 && IsSlot(servers[0]) {
+		return servers // by number on every host: map-based hashing goes by the place in the file
+	}
 	switch order {
 	case "no_shuffle":
 		return servers

@@ -44,6 +44,7 @@ const (
 	expectNothing expectation = iota // set server, enable, disable
 	expectAdded                      // add server
 	expectDeleted                    // del server
+	expectMoved                      // set server ... addr
 	expectData                       // show, get: anything that bears no severity
 )
 
@@ -56,6 +57,9 @@ func expectationOf(command string) expectation {
 		return expectDeleted
 	case "show", "get":
 		return expectData
+	}
+	if f := strings.Fields(command); len(f) > 3 && f[1] == "server" && f[3] == "addr" {
+		return expectMoved
 	}
 	return expectNothing
 }
@@ -71,6 +75,8 @@ func judge(command, reply string, want expectation) error {
 		return nil
 	case want == expectAdded && severity == 6 && lastOf(text) == "New server registered.":
 		return nil
+	case want == expectMoved && severity == 4 && moved(command, text):
+		return nil // a warning by its number, and yet all that there is to say
 	case want == expectDeleted && severity == 6 && text == "Server deleted.":
 		return nil
 	case want == expectDeleted && severity == 3 && text == "No such server.":
@@ -87,6 +93,29 @@ func judge(command, reply string, want expectation) error {
 // lastOf is the last line: warnings about a server line stand before the success (cli_umsg in HAProxy's
 // src/server.c). A line of an error cannot be forged into it, as no word that we send has a blank.
 func lastOf(text string) string { return text[strings.LastIndexByte(text, '\n')+1:] }
+
+// moved tells whether a reply says that a server has the address and port of the command now. Up to 2.8 both halves
+// are always there, from 2.9 on "nothing changed" stands for two halves without a change. A change of one half that
+// succeeded while the other failed is no success; HAProxy cuts a port that is too large to 16 bits.
+func moved(command, text string) bool {
+	f := strings.Fields(command)
+	if len(f) != 7 {
+		return false
+	}
+	text = strings.TrimSuffix(text, " by 'stats socket command'")
+	if text == "nothing changed" {
+		return true
+	}
+	half := func(part, what, unchanged, value string) bool {
+		return part == "no need to change the "+unchanged ||
+			strings.HasPrefix(part, what+" changed from '") && strings.HasSuffix(part, "' to '"+value+"'")
+	}
+	ip, port, ok := strings.Cut(text, ", ")
+	if !ok { // 2.9 and later tell only of what changed
+		return half(text, "IP", "addr", f[4]) || half(text, "port", "port", f[6])
+	}
+	return half(ip, "IP", "addr", f[4]) && half(port, "port", "port", f[6])
+}
 
 // splitSeverity takes "[3]: " off a reply; severity is -1 when there is none.
 func splitSeverity(reply string) (severity int, text string) {
@@ -115,7 +144,8 @@ func kindOf(text string) error {
 		return ErrVariableNotFound
 	case "Backend must use a dynamic load balancing to support dynamic servers.", // up to 3.3
 		"Health check was not configured on this server, cannot enable.",
-		"Agent was not configured on this server, cannot enable.":
+		"Agent was not configured on this server, cannot enable.",
+		"Backend is using a static LB algorithm and only accepts weights '0%' and '100%'.":
 		return ErrUnfit
 	}
 	has := func(parts ...string) bool {

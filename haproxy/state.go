@@ -45,6 +45,7 @@ const (
 	colOp
 	colAdmin
 	colWeight
+	colFirstWeight
 	colCheckResult
 	colCheckState
 	colAgentState
@@ -55,7 +56,7 @@ const (
 
 func columnNames() [columns]string {
 	return [columns]string{
-		"be_name", "srv_id", "srv_name", "srv_addr", "srv_op_state", "srv_admin_state", "srv_uweight",
+		"be_name", "srv_id", "srv_name", "srv_addr", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight",
 		"srv_check_result", "srv_check_state", "srv_agent_state", "srv_fqdn", "srv_port",
 	}
 }
@@ -176,6 +177,7 @@ func (l stateLayout) row(line string) (backend string, s Server, err error) {
 	s.Op = Op(p.number("srv_op_state", v[colOp], 0, int(OpStopping)))
 	s.Admin = adminOf(p.number("srv_admin_state", v[colAdmin], 0, 1<<16-1))
 	s.Weight = p.number("srv_uweight", v[colWeight], 0, 256)
+	s.FirstWeight = p.number("srv_iweight", v[colFirstWeight], 0, 256)
 	s.CheckResult = p.number("srv_check_result", v[colCheckResult], 0, 1<<16-1)
 	s.Check = Probe(p.number("srv_check_state", v[colCheckState], 0, 1<<16-1))
 	s.Agent = Probe(p.number("srv_agent_state", v[colAgentState], 0, 1<<16-1))

@@ -33,9 +33,9 @@ func TestParseState(t *testing.T) {
 	addr := netip.MustParseAddrPort
 	assert.Equal(t, State{
 		"b": {
-			{Name: "st", Addr: addr("127.0.0.1:9001"), ID: 1, Weight: 10, Check: 6, CheckResult: 2},
-			{Name: "stat2", Addr: addr("127.0.0.1:9002"), ID: 2, Weight: 1, Admin: Maint, FQDN: "localhost", Check: 8},
-			{Name: "s2", Addr: addr("[::1]:9001"), ID: 102, Weight: 7, Admin: Drain, Op: OpRunning, Check: 6, Agent: 22},
+			{Name: "st", Addr: addr("127.0.0.1:9001"), ID: 1, Weight: 10, FirstWeight: 10, Check: 6, CheckResult: 2},
+			{Name: "stat2", Addr: addr("127.0.0.1:9002"), ID: 2, Weight: 1, FirstWeight: 1, Admin: Maint, FQDN: "localhost", Check: 8},
+			{Name: "s2", Addr: addr("[::1]:9001"), ID: 102, Weight: 7, FirstWeight: 1, Admin: Drain, Op: OpRunning, Check: 6, Agent: 22},
 		},
 		"v6": {
 			{Name: "s2_::ffff:1.2.3.4:9001", Addr: addr("[::ffff:1.2.3.4]:9001"), ID: 102, Admin: Maint, CheckResult: 3, Agent: 18},
@@ -47,11 +47,11 @@ func TestParseState(t *testing.T) {
 func TestParseState20(t *testing.T) {
 	state, err := ParseState("1\n" + header20 + "\n3 b 4 x 10.0.0.1 2 4 1 1 9 1 0 0 0 0 0 0 - 80 -\n")
 	require.NoError(t, err)
-	want := State{"b": {{Name: "x", Addr: netip.MustParseAddrPort("10.0.0.1:80"), ID: 4, Weight: 1, Op: OpRunning}}}
+	want := State{"b": {{Name: "x", Addr: netip.MustParseAddrPort("10.0.0.1:80"), ID: 4, Weight: 1, FirstWeight: 1, Op: OpRunning}}}
 	assert.Equal(t, want, state)
 
-	state, err = ParseState("1\n# srv_port new srv_agent_state srv_check_state srv_check_result srv_fqdn srv_uweight " +
-		"srv_admin_state srv_op_state srv_addr srv_name srv_id be_name\n80 ? 0 0 0 - 1 4 2 10.0.0.1 x 4 b\n")
+	state, err = ParseState("1\n# srv_port new srv_agent_state srv_check_state srv_check_result srv_fqdn srv_uweight srv_iweight " +
+		"srv_admin_state srv_op_state srv_addr srv_name srv_id be_name\n80 ? 0 0 0 - 1 1 4 2 10.0.0.1 x 4 b\n")
 	require.NoError(t, err)
 	assert.Equal(t, want, state)
 }

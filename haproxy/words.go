@@ -30,6 +30,14 @@ func CheckName(s string) error {
 	return nil
 }
 
+// checkServerName is CheckName, but for the two words that mean something else in HAProxy's statistics.
+func checkServerName(s string) error {
+	if s == "BACKEND" || s == "FRONTEND" {
+		return fmt.Errorf("name %q: %w (it is a row of its own in HAProxy's statistics)", s, ErrUnsafe)
+	}
+	return CheckName(s)
+}
+
 // checkWord tells whether s is one word in a command, and only that.
 func checkWord(s string) error {
 	for i := range len(s) {

@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
@@ -21,6 +23,9 @@ type SourceOptions struct {
 	Poll   time.Duration // read everything at this interval; 0: watch
 	Gap    time.Duration // least time between the beginnings of two rounds of reads; 0: what the storm asks for
 	Log    logrus.FieldLogger
+
+	Data bool // the data of the path's own node come with the snapshots
+	Bare bool // only they do: the children are neither listed among the instances nor read
 
 	// Immutable says that nobody sets the data of a registered node: a change is another node, or the node deleted and
 	// created again. A reconnect that finds the directory unchanged then reads nothing. Nerve does set data.
@@ -225,6 +230,9 @@ func (r *source) gather(v *view, t *task, due *agenda, list bool, nodes map[stri
 	}
 	due.rate.add(changes, now)
 	modern := r.s.modern()
+	if r.o.Bare {
+		return
+	}
 	for name := range nodes {
 		if modern || v.nodes[name] != nil { // in classic mode others are read when they are listed
 			t.add(name)
@@ -314,6 +322,9 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		} else {
 			t.list = true
 		}
+		if r.o.Data && err == nil && st.Mzxid != v.dataAt {
+			t.list = true // its data was set meanwhile
+		}
 		t.look, t.all = false, t.all && !r.suffices(v, t)
 	}
 	classic := watch && !s.modern()
@@ -328,6 +339,12 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 			return err
 		}
 		v.stamped(stampOf(ls.stat), e)
+		if err := r.own(ctx, e, v, ls.stat, classic); err != nil {
+			return err
+		}
+		if r.o.Bare {
+			ls.names = nil
+		}
 		r.listed(v, t, ls)
 	}
 	if t.all {
@@ -339,6 +356,27 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 
 // suffices reports whether the directory being as it was left says that the data of its children is, too.
 func (r *source) suffices(v *view, t *task) bool { return t.same && r.o.Immutable && !v.owed }
+
+// own reads the data of the path's own node, if they are wanted, and if they were set since the last time. What may not
+// be read, or is too large, counts as none.
+func (r *source) own(ctx context.Context, e *epoch, v *view, st zk.Stat, watch bool) error {
+	if !r.o.Data || v.dataRead && v.dataAt == st.Mzxid && !watch {
+		return nil
+	}
+	now := reading{stat: st}
+	if st.DataLength > 0 || watch { // in classic mode the reading sets the watch for the next change
+		var err error
+		switch now, err = r.s.get(ctx, e, r.path, watch); {
+		case forbidden(err), tooLarge(err):
+			now = reading{stat: st}
+		case err != nil:
+			return err
+		}
+	}
+	v.changed = v.changed || !v.dataRead || !bytes.Equal(v.data, now.data)
+	v.data, v.dataAt, v.dataRead = bytes.Clone(now.data), now.stat.Mzxid, true
+	return nil
+}
 
 // listed takes in the names of the children.
 func (r *source) listed(v *view, t *task, ls listing) {

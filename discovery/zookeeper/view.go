@@ -50,6 +50,11 @@ type view struct {
 	session int64
 	gen     uint64
 
+	// The data of the directory itself, where they are wanted, and the transaction that set them.
+	data     []byte
+	dataAt   int64
+	dataRead bool
+
 	// owed tells that a connection found the directory changed while there was none, and that its known children have not
 	// been read since: each may be another node under the same name.
 	owed bool
@@ -262,5 +267,6 @@ func edited[T any](old []T, left, fresh []*node, value func(*node) *T, compare f
 func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	v.settle()
 	v.changed = false
-	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected}
+	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected,
+		Data: v.data, DataRead: v.dataRead}
 }

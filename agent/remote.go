@@ -1,0 +1,392 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/haproxy"
+)
+
+// A service's haproxy keys may also come from the registry: from the data of the znode that generator_config_path
+// names. Whoever can write that znode then writes lines of haproxy.cfg, so that they are judged here, by our own rules
+// first and by HAProxy second, and what is bad costs only itself.
+
+// allowedRemotely judges lines and server options that come from the registry. What is allowed says how a service is
+// balanced, checked and routed; it names no file, no address, no program and no variable.
+func allowedRemotely(key string, lines []string) error {
+	for _, line := range lines {
+		var err error
+		if key == "server_options" {
+			err = allowedOptions(line)
+		} else {
+			err = allowedLine(line)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func allowedOptions(text string) error {
+	words := splitWords(text)
+	for i, w := range words { // a template's value is as harmless as the server that it is about
+		words[i] = strings.NewReplacer("%{host}", "h", "%{name}", "n", "%{port}", "1").Replace(w)
+	}
+	v := haproxy.RegistryOptions(words, allowedWords(config.RegistryWords()))
+	if bad := append(v.Ignored, v.Refused...); len(bad) > 0 {
+		return fmt.Errorf("%q cannot come from the registry", strings.Join(bad, ", "))
+	}
+	return nil
+}
+
+func allowedLine(line string) error {
+	words := strings.Fields(strings.ToLower(line))
+	if len(words) == 0 {
+		return nil
+	}
+	if words[0] == "no" {
+		words = words[1:]
+	}
+	second := ""
+	if len(words) > 1 {
+		second = words[1]
+	}
+	if len(words) == 0 || !remoteKeyword(words[0], second) {
+		return fmt.Errorf("the line %q cannot come from the registry", line)
+	}
+	for _, w := range words {
+		for _, part := range []string{"$", `\`, "file", "lua", "map", "env(", "exec"} {
+			if strings.Contains(w, part) {
+				return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, part)
+			}
+		}
+		if w == "-f" || w == "-m" && words[0] != "acl" {
+			return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, w)
+		}
+	}
+	return nil
+}
+
+// remoteKeyword tells whether the registry may use a keyword of HAProxy's configuration, by its first two words.
+func remoteKeyword(first, second string) bool {
+	switch first {
+	case "acl", "backlog", "balance", "capture", "compression", "cookie", "fullconn", "hash-balance-factor", "hash-type",
+		"http-check", "http-reuse", "max-keep-alive-queue", "max-session-srv-conns", "maxconn", "mode", "monitor-uri",
+		"rate-limit", "redirect", "retries", "retry-on", "tcp-check", "timeout", "use_backend":
+		return true
+	case "option":
+		return second != "external-check" && second != "transparent" && second != "http_proxy"
+	case "http-request", "http-response":
+		action, _, _ := strings.Cut(second, "(")
+		return slices.Contains([]string{"add-header", "allow", "del-header", "deny", "redirect", "replace-header", "replace-path",
+			"replace-value", "set-header", "set-method", "set-path", "set-query", "set-status", "set-timeout", "tarpit"}, action)
+	}
+	return false
+}
+
+// remotely is a configuration with what the registry holds for its services laid over it, and what is wrong with that, by
+// service. data is by service. base is not changed.
+func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[string][]string) {
+	c := *base
+	c.Services = slices.Clone(base.Services)
+	problems := map[string][]string{}
+	for i, s := range base.Services {
+		text := data[s.Name]
+		if len(bytes.TrimSpace(text)) == 0 {
+			continue
+		}
+		laid, wrong, err := s.Remote(s.Discovery.GeneratorConfigPath, text, allowedRemotely)
+		if err != nil {
+			problems[s.Name] = append(problems[s.Name], err.Error())
+			continue
+		}
+		for _, p := range wrong {
+			problems[s.Name] = append(problems[s.Name], p.Key+": "+p.Text)
+		}
+		c.Services[i] = laid
+		if clash := c.Clash(i); clash != "" {
+			c.Services[i].HAProxy = s.HAProxy
+			problems[s.Name] = append(problems[s.Name], "haproxy: "+clash)
+		}
+	}
+	return &c, problems
+}
+
+const remoteGap = 10 * time.Second
+
+// remotes looks after the configuration that the registry holds. Its goroutine judges; what it accepts is put in force by
+// the one that collects the views.
+type remotes struct {
+	base     *config.Agent
+	path     string // where what is accepted is kept, for a start without the registry; empty: nowhere
+	judge    func(ctx context.Context, c *config.Agent) error
+	wake     chan struct{}      // capacity one
+	accepted chan *config.Agent // to be put in force; unbuffered
+	gap      time.Duration      // least time between two that are put in force: each may cost a reload
+	log      logrus.FieldLogger
+
+	mu       sync.Mutex
+	heard    map[string][]byte // by service, the latest
+	applied  map[string][]byte // what was accepted
+	problems map[string][]string
+}
+
+// newRemotes takes up what was accepted the last time, and returns the configuration to begin with.
+func newRemotes(c *config.Agent, judge func(context.Context, *config.Agent) error, log logrus.FieldLogger) (*remotes, *config.Agent) {
+	r := &remotes{
+		base: c, path: remotePath(c), judge: judge, gap: remoteGap, log: log, wake: make(chan struct{}, 1), accepted: make(chan *config.Agent),
+		heard: map[string][]byte{}, applied: map[string][]byte{}, problems: map[string][]string{},
+	}
+	kept, err := readRemotes(c)
+	if err != nil {
+		log.WithField("err", err).Warn("the kept configuration of the registry cannot be read; the registry is waited for")
+	}
+	if len(kept) == 0 {
+		return r, c
+	}
+	begin, problems := remotely(c, kept)
+	if err := judge(context.Background(), begin); err != nil {
+		log.WithField("err", err).Warn("the kept configuration of the registry does not go with the file; it is not used")
+		return r, c
+	}
+	r.applied, r.problems = kept, problems
+	return r, begin
+}
+
+func remotePath(c *config.Agent) string {
+	if c.StateDir == "" {
+		return ""
+	}
+	return filepath.Join(c.StateDir, "generator-config.json")
+}
+
+// readRemotes reads what was kept for services that still look for it where it was found.
+func readRemotes(c *config.Agent) (map[string][]byte, error) {
+	if remotePath(c) == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(remotePath(c))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return nil, err
+	}
+	var kept map[string]keptRemote
+	if err := json.Unmarshal(text, &kept); err != nil {
+		return nil, fmt.Errorf("read %s: %w", remotePath(c), err)
+	}
+	out := map[string][]byte{}
+	for _, s := range c.Services {
+		if k, ok := kept[s.Name]; ok && looksForRemote(s) && k.Path == s.Discovery.GeneratorConfigPath {
+			out[s.Name] = k.Data
+		}
+	}
+	return out, nil
+}
+
+// keptRemote is one service's in the file of what was accepted.
+type keptRemote struct {
+	Path string `json:"path"`
+	Data []byte `json:"data"`
+}
+
+// looksForRemote tells whether a service's configuration may come from the registry.
+func looksForRemote(s config.Service) bool {
+	d := s.Discovery
+	return strings.HasPrefix(d.Method, "zookeeper") && d.GeneratorConfigPath != "" && d.GeneratorConfigPath != "disabled"
+}
+
+// hear takes in what the registry holds for a service now.
+func (r *remotes) hear(service string, data []byte) {
+	r.mu.Lock()
+	old, known := r.heard[service]
+	r.heard[service] = data
+	r.mu.Unlock()
+	if !known || !bytes.Equal(old, data) {
+		signal(r.wake)
+	}
+}
+
+// run judges what was heard, until ctx is done.
+func (r *remotes) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		if next := r.consider(ctx); next != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case r.accepted <- next:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(r.gap):
+			}
+		}
+	}
+}
+
+// consider tries each service's news by itself, on top of what is in force: one that HAProxy refuses costs no other its
+// own. It returns what is to be in force, nil when that is what is.
+func (r *remotes) consider(ctx context.Context) *config.Agent {
+	r.mu.Lock()
+	heard, applied, problems := maps.Clone(r.heard), maps.Clone(r.applied), maps.Clone(r.problems)
+	r.mu.Unlock()
+	changed := false
+	for _, service := range slices.Sorted(maps.Keys(heard)) {
+		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && r.unmeant(service, heard[service]) {
+			delete(problems, service)
+			if _, wrong := remotely(r.base, applied); len(wrong[service]) > 0 {
+				problems[service] = wrong[service]
+			}
+			continue
+		}
+		try := maps.Clone(applied)
+		try[service] = heard[service]
+		c, wrong := remotely(r.base, try)
+		if err := r.acceptable(ctx, c, service, heard[service]); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			problems[service] = []string{err.Error() + "; what was in force before stays"}
+			continue
+		}
+		applied, changed = try, true
+		if delete(problems, service); len(wrong[service]) > 0 {
+			problems[service] = wrong[service]
+		}
+	}
+	r.note(problems)
+	if !changed {
+		return nil
+	}
+	r.mu.Lock()
+	r.applied = applied
+	r.mu.Unlock()
+	if err := r.keep(applied); err != nil {
+		r.log.WithField("err", err).Warn("the registry's configuration cannot be kept on disk; a start without the registry would not know it")
+	}
+	c, _ := remotely(r.base, applied)
+	return c
+}
+
+// unmeant tells of data that nobody wrote as a configuration: other programs leave their host's address, or a word, in the
+// parents that they make.
+func (r *remotes) unmeant(service string, data []byte) bool {
+	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
+	if i < 0 || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		return false
+	}
+	d := r.base.Services[i].Discovery
+	return d.GeneratorConfigPath == d.Path
+}
+
+func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, data []byte) error {
+	if i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service }); i >= 0 && len(bytes.TrimSpace(data)) > 0 {
+		if _, _, err := r.base.Services[i].Remote("", data, allowedRemotely); err != nil {
+			return err
+		}
+	}
+	return r.judge(ctx, c)
+}
+
+func (r *remotes) keep(applied map[string][]byte) error {
+	if r.path == "" {
+		return nil
+	}
+	kept := map[string]keptRemote{}
+	for _, s := range r.base.Services {
+		if data := applied[s.Name]; len(data) > 0 {
+			kept[s.Name] = keptRemote{s.Discovery.GeneratorConfigPath, data}
+		}
+	}
+	text, err := json.Marshal(kept)
+	if err != nil {
+		return err
+	}
+	return replaceFile(r.path, r.path+".tmp", text)
+}
+
+// note says each new problem once.
+func (r *remotes) note(problems map[string][]string) {
+	r.mu.Lock()
+	before := r.problems
+	r.problems = problems
+	r.mu.Unlock()
+	for _, service := range slices.Sorted(maps.Keys(problems)) {
+		for _, p := range problems[service] {
+			if !slices.Contains(before[service], p) {
+				r.log.WithFields(logrus.Fields{"service": service, "err": p}).Error("configuration from the registry is not used; correct the data of generator_config_path")
+			}
+		}
+	}
+}
+
+// status is a service's part of it.
+func (r *remotes) status(service string) (applied bool, problems []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.applied[service]) > 0, slices.Clone(r.problems[service])
+}
+
+// paired is the source of a service whose configuration lies elsewhere in the registry than its instances: the first
+// one's snapshots with the second one's data. While nothing is known of the second, the first goes on without.
+type paired struct{ instances, data discovery.Source }
+
+// Run implements discovery.Source. Either source's end is its end.
+func (p paired) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	defer running.Wait()
+	start := func(s discovery.Source) <-chan discovery.Snapshot {
+		c := make(chan discovery.Snapshot)
+		running.Go(func() { cancel(s.Run(ctx, c)) })
+		return c
+	}
+	first, second := start(p.instances), start(p.data)
+	var latest, data discovery.Snapshot
+	var send chan<- discovery.Snapshot // out while latest has not been taken
+	known := false
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case send <- latest:
+			send = nil
+			continue
+		case s := <-first:
+			s.Version = latest.Version
+			latest, known = s, true
+		case data = <-second:
+		}
+		if known {
+			latest.Data, latest.DataRead = data.Data, data.DataRead
+			if send == nil {
+				latest.Version++
+			}
+			send = out
+		}
+	}
+}

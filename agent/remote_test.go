@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
+)
+
+func TestAllowedRemotely(t *testing.T) {
+	for _, line := range []string{
+		"mode http", "balance leastconn", "option httpchk GET /health", "timeout server 5s", "acl is_x path_beg /x", "no option httplog",
+		"use_backend other if is_x", "http-request set-header X-A b", "http-request deny if is_x", "cookie SRV insert", "http-check expect status 200", "",
+		"acl is_host hdr(host) -m dom example.com",
+	} {
+		require.NoError(t, allowedRemotely("backend", []string{line}), line)
+	}
+	for _, line := range []string{
+		"server evil 6.6.6.6:6", "bind *:1", "log 6.6.6.6:514 local0", "errorfile 503 /etc/shadow", "option external-check", "external-check command /bin/sh",
+		"http-request return status 200 file /etc/shadow", "http-request lua.x", "http-request set-dst str(6.6.6.6)", "acl x path -f /etc/shadow",
+		"http-request set-header X %[env(SECRET)]", "http-request set-header X $SECRET", "use_backend %[path,map(/etc/x)]", "backend x", "global", "filter spoe",
+		"default_backend x", "source 6.6.6.6", "stats socket /x", "option transparent", "HTTP-REQUEST use-service lua.x", "no", "http-request set-map(/x) a b",
+	} {
+		require.Error(t, allowedRemotely("backend", []string{"mode http", line}), line)
+	}
+	require.NoError(t, allowedRemotely("server_options", []string{"check port %{port} inter 5s cookie %{name}"}))
+	for _, options := range []string{"ssl verify none", "check addr 6.6.6.6", "source 6.6.6.6", "check; x", "nonsense"} {
+		require.Error(t, allowedRemotely("server_options", []string{options}), options)
+	}
+}
+
+// holding has the registry list instances of svc, and hold this configuration for it.
+func (n *node) holding(data string, words ...string) {
+	list := instances(n.t, words...)
+	slices.SortFunc(list, discovery.Compare)
+	n.feeds["svc"] <- discovery.Snapshot{Service: "svc", Instances: list, At: time.Now(), Data: []byte(data), DataRead: true}
+}
+
+func (n *node) fileSays(what string, line string) {
+	n.t.Helper()
+	eventually(n.t, what, func() error {
+		text, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
+		if err == nil && !strings.Contains(string(text), line) {
+			err = fmt.Errorf("no %q in\n%s", line, text)
+		}
+		return err
+	})
+}
+
+func (n *node) reloadedTimes(want int) {
+	n.t.Helper()
+	eventually(n.t, "reloads", func() error {
+		if got := n.reloads(); got != want {
+			return fmt.Errorf("%d reloads, not %d", got, want)
+		}
+		return nil
+	})
+}
+
+// TestRemoteConfig: what the registry holds lies over the file's keys, with one reload; what is bad of it is shown and
+// costs only itself; a restart of the agent knows it before the registry is heard of; without it the file counts again.
+func TestRemoteConfig(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.StateDir = filepath.Dir(c.HAProxy.ConfigFilePath)
+		c.HAProxy.Binary = "haproxy"
+		c.HAProxy.Defaults = []string{"mode http", "timeout connect 1s", "timeout client 5s", "timeout server 5s"}
+		c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		c.Services[0].HAProxy.Backend = []string{"balance roundrobin"}
+		c.Services = append(c.Services, serviceNamed("other"))
+	})
+	begin := func() {
+		t.Helper()
+		n.start(0)
+		n.hearOf("other", instances(t, "o@127.0.0.1:99")...)
+	}
+	begin()
+	n.gen.remotes.gap = 0 // read by the goroutine only after the first acceptance
+	n.holding("", "a@127.0.0.1:81")
+	n.has("svc", "a")
+	n.ready()
+	n.holding("10.0.0.1", "a@127.0.0.1:81") // what Curator leaves in the parents that it makes
+	n.holding("", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.has("svc", "a b")
+	n.ready()
+	require.Zero(t, n.reloads(), "nothing there is nothing to do")
+	require.Zero(t, n.said("configuration from the registry is not used"))
+	n.hear("a@127.0.0.1:81")
+	n.has("svc", "a b:maint")
+
+	good := `{"haproxy": {"backend": ["balance leastconn", "option httpchk GET /x"], "server_options": "check inter 7s", "listen": ["errorfile 503 /etc/shadow"]}}`
+	n.holding(good, "a@127.0.0.1:81")
+	n.fileSays("the registry's line", "balance leastconn")
+	n.fileSays("and its options", "check inter 7s")
+	n.reloadedTimes(1)
+	n.ready()
+	s := n.service("svc")
+	require.True(t, s.Remote)
+	require.Len(t, s.Problems, 1)
+	require.Contains(t, s.Problems[0], "errorfile 503")
+	n.has("other", "o")
+
+	// Passed by our rules, refused by HAProxy: what was in force stays, and membership goes on.
+	n.holding(`{"haproxy": {"backend": ["balance nonsense"]}}`, "a@127.0.0.1:81", "b@127.0.0.1:82")
+	eventually(t, "the refusal shows", func() error {
+		if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "HAProxy refuses it") {
+			return fmt.Errorf("%q", p)
+		}
+		return nil
+	})
+	for _, broken := range []string{`[1]`, `{"haproxy"`} {
+		n.holding(broken, "a@127.0.0.1:81", "b@127.0.0.1:82")
+	}
+	eventually(t, "the last one shows", func() error {
+		if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "JSON") {
+			return fmt.Errorf("%q", p)
+		}
+		return nil
+	})
+	n.fileHas("svc", "a b")
+	n.fileSays("the last good one", "balance leastconn")
+	n.ready()
+	require.Equal(t, 1, n.reloads())
+
+	// Another agent begins with what was accepted, and so does a preview.
+	n.stop()
+	text, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
+	require.NoError(t, err)
+	preview, err := NewPreview(expired(t), n.config, n.logger, false)
+	require.NoError(t, err)
+	require.Equal(t, string(text), string(preview.File))
+	begin()
+	n.gen.remotes.gap = 0
+	n.holding(good, "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.ready()
+	n.fileSays("still", "balance leastconn")
+	require.Equal(t, 1, n.reloads())
+
+	n.holding("", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.fileSays("the file's own line", "balance roundrobin")
+	n.reloadedTimes(2)
+	n.ready()
+	require.False(t, n.service("svc").Remote)
+	n.has("svc", "a b")
+}
+
+// TestRemoteConfigClash: a service may not take another's port by the registry.
+func TestRemoteConfigClash(t *testing.T) {
+	one, two := serviceNamed("one"), serviceNamed("two")
+	one.HAProxy.Port, one.HAProxy.PortSet = 8080, true
+	base := &config.Agent{Services: []config.Service{one, two}}
+	c, problems := remotely(base, map[string][]byte{"two": []byte(`{"haproxy": {"port": 8080}}`)})
+	require.False(t, c.Services[1].HAProxy.PortSet)
+	require.Contains(t, problems["two"][0], "service one binds to the same")
+	c, problems = remotely(base, map[string][]byte{"two": []byte(`{"haproxy": {"port": 8081}}`), "gone": []byte(`{}`)})
+	require.EqualValues(t, 8081, c.Services[1].HAProxy.Port)
+	require.Empty(t, problems)
+}
+
+// TestPaired: the second source's data come with the first one's instances, in whatever order they are heard.
+func TestPaired(t *testing.T) {
+	first, second := make(feed), make(feed)
+	out := make(chan discovery.Snapshot)
+	done := make(chan error, 1)
+	ctx, cancel := cancelled(t)
+	go func() { done <- paired{first, second}.Run(ctx, out) }()
+	first <- discovery.Snapshot{Service: "svc", Instances: instances(t, "a@127.0.0.1:81")}
+	s := <-out
+	require.False(t, s.DataRead, "nothing is known of the second")
+	require.EqualValues(t, 1, s.Version)
+	second <- discovery.Snapshot{Service: "svc", Data: []byte("x"), DataRead: true}
+	s = <-out
+	require.Equal(t, "x", string(s.Data))
+	require.Len(t, s.Instances, 1)
+	require.EqualValues(t, 2, s.Version)
+	first <- discovery.Snapshot{Service: "svc", Instances: instances(t, "a@127.0.0.1:81", "b@127.0.0.1:82")}
+	s = <-out
+	require.Equal(t, "x", string(s.Data))
+	require.Len(t, s.Instances, 2)
+	cancel()
+	require.True(t, errors.Is(<-done, ctx.Err()))
+}
+
+func cancelled(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return ctx, cancel
+}
+
+// expired is a context in which no registry answers.
+func expired(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := cancelled(t)
+	cancel()
+	return ctx
+}

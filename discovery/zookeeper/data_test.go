@@ -1,0 +1,67 @@
+package zookeeper_test
+
+import (
+	"testing"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+)
+
+// TestSourceData: the data of the path's own node come with the snapshots of those who ask for them, and with every
+// change of them; a bare source tells of nothing else.
+func TestSourceData(t *testing.T) {
+	both(t, func(t *testing.T, with zookeeper.Options) {
+		zks := server(t)
+		w := writer(t, zks.Addr())
+		s := open(t, zookeeper.Options{Classic: with.Classic, Hosts: []string{zks.Addr()}})
+		asks := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{Data: true}))
+		bare := observe(t, s.Source("bare", "/web", zookeeper.SourceOptions{Data: true, Bare: true}))
+		plain := observe(t, s.Source("plain", "/web", zookeeper.SourceOptions{}))
+
+		missing := asks.until(t, "no path", func(s discovery.Snapshot) bool { return s.Missing })
+		require.False(t, missing.DataRead, "nothing is known of what is not there")
+		create(t, w, "/web/i-1_", payload(1), zk.FlagEphemeral|zk.FlagSequence)
+		snap := asks.untilCount(t, 1)
+		require.True(t, snap.DataRead)
+		require.Empty(t, snap.Data)
+
+		says := func(text string) func(discovery.Snapshot) bool {
+			return func(s discovery.Snapshot) bool { return s.DataRead && string(s.Data) == text }
+		}
+		for _, text := range []string{`{"haproxy":{}}`, "second", "third"} {
+			_, err := w.Set("/web", []byte(text), -1)
+			require.NoError(t, err)
+			snap = asks.until(t, text, says(text))
+			require.Len(t, snap.Instances, 1)
+			snap = bare.until(t, text, says(text))
+			require.Empty(t, snap.Instances, "its children concern nobody")
+		}
+		create(t, w, "/web/i-2_", payload(2), zk.FlagEphemeral|zk.FlagSequence)
+		require.True(t, says("third")(asks.untilCount(t, 2)))
+		require.False(t, plain.untilCount(t, 2).DataRead)
+		_, err := w.Set("/web", nil, -1)
+		require.NoError(t, err)
+		asks.until(t, "no data", says(""))
+	})
+}
+
+// TestSourceDataAfterOutage: what was set while there was no connection is found when there is one again.
+func TestSourceDataAfterOutage(t *testing.T) {
+	zks := server(t)
+	w := writer(t, zks.Addr())
+	create(t, w, "/web", "before", 0)
+	p := zktest.NewProxy(t, zks.Addr())
+	s := open(t, zookeeper.Options{Hosts: []string{p.Addr()}})
+	o := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{Data: true}))
+	o.until(t, "before", func(s discovery.Snapshot) bool { return string(s.Data) == "before" })
+	p.Cut()
+	disconnected(t, s)
+	_, err := w.Set("/web", []byte("after"), -1)
+	require.NoError(t, err)
+	p.Resume()
+	o.until(t, "after", func(s discovery.Snapshot) bool { return string(s.Data) == "after" })
+}
