@@ -27,6 +27,11 @@ bench: servers
 	$(GO) test -run '^$$' -bench . -benchmem ./discovery/... ./haproxy/... ./agent/...
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 40m .
 
+# The tests that drive a real HAProxy, with each version that docs/haproxy-versions.md lists. SERIES picks some.
+.PHONY: versions
+versions:
+	@GO='$(GO)' packaging/haproxy-versions test $(SERIES)
+
 # Each fuzz target for FUZZTIME.
 FUZZTIME ?= 30s
 fuzz:

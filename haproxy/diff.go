@@ -220,6 +220,9 @@ func (d *backendDiff) adjust(found, w *Server) {
 	}
 	if w.Admin == Ready && d.gated(found) {
 		d.hold(w.Name)
+		if found.Admin == Ready {
+			d.awaitSuccessor(found.Name, found)
+		}
 	}
 	known, applied := d.view.Applied[d.key(found)]
 	moreConns := applied && maxconnDiffers(known.Options, w.Options)
@@ -273,6 +276,18 @@ func (d *backendDiff) hold(name string) {
 		d.held = map[string]bool{}
 	}
 	d.held[base] = true
+}
+
+// awaitSuccessor notes a server that HAProxy holds down until its check has passed (init-state), when another object
+// of its name, which it replaces, serves until then. found is nil for one that is added.
+func (d *backendDiff) awaitSuccessor(name string, found *Server) {
+	base, _ := Generation(name)
+	for i := d.latest(base); i >= 0; i = d.before[i] {
+		if old := &d.found[i]; old != found && old.Admin == Ready && !d.foreign(old) {
+			d.waits = append(d.waits, Key{d.backend, name})
+			return
+		}
+	}
 }
 
 // gated tells whether a server that is to take traffic must wait for its check.
@@ -342,6 +357,7 @@ func (d *backendDiff) gate(w *Server) (words []string, gated bool) {
 	}
 	d.hold(w.Name)
 	if d.view.Caps.InitState {
+		d.awaitSuccessor(w.Name, nil)
 		return []string{"init-state", "down"}, false
 	}
 	return nil, true
