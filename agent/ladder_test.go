@@ -98,7 +98,7 @@ func TestRungIsPublished(t *testing.T) {
 	n := newNode(t, func(c *config.Agent) { c.Services[0].HAProxy.Backend = []string{"balance source"} })
 	n.start(0)
 	n.hear("a@127.0.0.1:81")
-	n.serves("81")
+	n.answers("81")
 	c := n.agent.Collector()
 	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
 # HELP myelin_haproxy_rung 1 for the way in which HAProxy takes changes of a backend's servers.
