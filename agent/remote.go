@@ -56,7 +56,8 @@ func allowedOptions(text string) error {
 }
 
 func allowedLine(line string) error {
-	words := strings.Fields(strings.ToLower(line))
+	// Quotes join what they stand beside: HAProxy reads "-"f as -f and e"nv"(X) as env(X).
+	words := strings.Fields(strings.NewReplacer(`"`, "", "'", "").Replace(strings.ToLower(line)))
 	if len(words) == 0 {
 		return nil
 	}
@@ -71,12 +72,14 @@ func allowedLine(line string) error {
 		return fmt.Errorf("the line %q cannot come from the registry", line)
 	}
 	for _, w := range words {
-		for _, part := range []string{"$", `\`, "file", "lua", "map", "env(", "exec"} {
+		for _, part := range []string{"$", `\`, "file", "lua", "map", "env(", "exec", "jwt", "proc."} {
 			if strings.Contains(w, part) {
 				return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, part)
 			}
 		}
-		if w == "-f" || w == "-m" && words[0] != "acl" {
+		// A check that goes to an address may go to any socket of the host, HAProxy's own among them, and send it commands.
+		elsewhere := w == "addr" && (words[0] == "http-check" || words[0] == "tcp-check")
+		if w == "-f" || w == "-m" && words[0] != "acl" || elsewhere {
 			return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, w)
 		}
 	}

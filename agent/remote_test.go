@@ -21,7 +21,7 @@ func TestAllowedRemotely(t *testing.T) {
 	for _, line := range []string{
 		"mode http", "balance leastconn", "option httpchk GET /health", "timeout server 5s", "acl is_x path_beg /x", "no option httplog",
 		"use_backend other if is_x", "http-request set-header X-A b", "http-request deny if is_x", "cookie SRV insert", "http-check expect status 200", "",
-		"acl is_host hdr(host) -m dom example.com",
+		"acl is_host hdr(host) -m dom example.com", `http-check send meth GET uri /x hdr Host "a b"`, "tcp-check connect port 81", `acl addr src 10.0.0.0/8`,
 	} {
 		require.NoError(t, allowedRemotely("backend", []string{line}), line)
 	}
@@ -30,6 +30,10 @@ func TestAllowedRemotely(t *testing.T) {
 		"http-request return status 200 file /etc/shadow", "http-request lua.x", "http-request set-dst str(6.6.6.6)", "acl x path -f /etc/shadow",
 		"http-request set-header X %[env(SECRET)]", "http-request set-header X $SECRET", "use_backend %[path,map(/etc/x)]", "backend x", "global", "filter spoe",
 		"default_backend x", "source 6.6.6.6", "stats socket /x", "option transparent", "HTTP-REQUEST use-service lua.x", "no", "http-request set-map(/x) a b",
+		`acl x path "-f" /etc/shadow`, `acl x path -"f" /etc/shadow`, `acl x path '-f' /etc/shadow`, `http-request set-header X %[e"nv"(SECRET)]`,
+		`use_backend %[path,m'a'p(/etc/x)]`, `http-request deny deny_status 200 content-type text/plain f"ile" /etc/shadow`, `http-request set-header X "%[lu"a.x]`,
+		`http-request set-header X %[req.hdr(a),jwt_verify(str(RS256),"/etc/key")]`, "http-check set-var(proc.x) int(1)",
+		"http-check connect addr unix@/run/haproxy.sock", `tcp-check connect "addr" 127.0.0.1 port 22`,
 	} {
 		require.Error(t, allowedRemotely("backend", []string{"mode http", line}), line)
 	}
