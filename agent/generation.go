@@ -65,13 +65,16 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")
 	}
 	onDisk := haproxy.ServersOfText(text)
-	var before *resolver
-	if old := a.current.Load(); old != nil {
-		before = old.resolver
+	var before struct {
+		resolver *resolver
+		remotes  *remotes
 	}
-	g.resolver = newResolver(onDisk, before, a.log)
+	if old := a.current.Load(); old != nil {
+		before.resolver, before.remotes = old.resolver, old.remotes
+	}
+	g.resolver = newResolver(onDisk, before.resolver, a.log)
 	var effective *config.Agent
-	g.remotes, effective = newRemotes(c, a.judgeRemote(c), g.log)
+	g.remotes, effective = newRemotes(c, before.remotes, a.judgeRemote(c), g.log)
 	g.composer = newComposer(effective, g.resolver.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {

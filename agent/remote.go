@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -131,17 +133,25 @@ func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[st
 	return &c, problems
 }
 
-const remoteGap = 10 * time.Second
+const (
+	remoteGap   = 10 * time.Second
+	remoteRetry = time.Second // until what may be acceptable later is judged again, at least
+)
+
+var (
+	errNotAsked  = errors.New("HAProxy cannot be asked whether it would take it")
+	errPortInUse = errors.New("another program listens on the port")
+)
 
 // remotes looks after the configuration that the registry holds. Its goroutine judges; what it accepts is put in force by
 // the one that collects the views.
 type remotes struct {
 	base     *config.Agent
-	path     string // where what is accepted is kept, for a start without the registry; empty: nowhere
-	judge    func(ctx context.Context, c *config.Agent) error
-	wake     chan struct{}      // capacity one
-	accepted chan *config.Agent // to be put in force; unbuffered
-	gap      time.Duration      // least time between two that are put in force: each may cost a reload
+	path     string                                           // where what is accepted is kept, for a start without the registry; empty: nowhere
+	judge    func(ctx context.Context, c *config.Agent) error // errNotAsked: it is not known
+	wake     chan struct{}                                    // capacity one
+	accepted chan *config.Agent                               // to be put in force; unbuffered
+	gap      time.Duration                                    // least time between two that are put in force: each may cost a reload
 	log      logrus.FieldLogger
 
 	mu       sync.Mutex
@@ -150,26 +160,57 @@ type remotes struct {
 	problems map[string][]string
 }
 
-// newRemotes takes up what was accepted the last time, and returns the configuration to begin with.
-func newRemotes(c *config.Agent, judge func(context.Context, *config.Agent) error, log logrus.FieldLogger) (*remotes, *config.Agent) {
+// newRemotes takes up what was accepted last, by before or else by the process before, and returns the configuration to
+// begin with.
+func newRemotes(c *config.Agent, before *remotes, judge func(context.Context, *config.Agent) error, log logrus.FieldLogger) (*remotes, *config.Agent) {
 	r := &remotes{
 		base: c, path: remotePath(c), judge: judge, gap: remoteGap, log: log, wake: make(chan struct{}, 1), accepted: make(chan *config.Agent),
 		heard: map[string][]byte{}, applied: map[string][]byte{}, problems: map[string][]string{},
 	}
-	kept, err := readRemotes(c)
-	if err != nil {
-		log.WithField("err", err).Warn("the kept configuration of the registry cannot be read; the registry is waited for")
+	kept := before.inForce(c)
+	if before == nil {
+		var err error
+		if kept, err = readRemotes(c); err != nil {
+			log.WithField("err", err).Warn("the kept configuration of the registry cannot be read; the registry is waited for")
+		}
 	}
 	if len(kept) == 0 {
 		return r, c
 	}
+	ctx := context.Background()
 	begin, problems := remotely(c, kept)
-	if err := judge(context.Background(), begin); err != nil {
-		log.WithField("err", err).Warn("the kept configuration of the registry does not go with the file; it is not used")
-		return r, c
+	if err := judge(ctx, begin); err == nil || errors.Is(err, errNotAsked) { // it was in force, so HAProxy took it once
+		r.applied, r.problems = kept, problems
+		return r, begin
 	}
-	r.applied, r.problems = kept, problems
-	return r, begin
+	// Something of it does not go with the file. The others are not to suffer.
+	r.heard = kept
+	defer func() { r.heard = map[string][]byte{} }()
+	if next, _ := r.consider(ctx); next != nil {
+		return r, next
+	}
+	return r, c
+}
+
+// inForce is what was accepted for services that still look for it where it was found.
+func (r *remotes) inForce(c *config.Agent) map[string][]byte {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string][]byte{}
+	for _, s := range c.Services {
+		was := slices.IndexFunc(r.base.Services, func(old config.Service) bool { return old.Name == s.Name && sameRemote(old, s) })
+		if data := r.applied[s.Name]; was >= 0 && len(data) > 0 && looksForRemote(s) {
+			out[s.Name] = data
+		}
+	}
+	return out
+}
+
+func sameRemote(a, b config.Service) bool {
+	return a.Discovery.GeneratorConfigPath == b.Discovery.GeneratorConfigPath
 }
 
 func remotePath(c *config.Agent) string {
@@ -229,30 +270,37 @@ func (r *remotes) hear(service string, data []byte) {
 
 // run judges what was heard, until ctx is done.
 func (r *remotes) run(ctx context.Context) {
+	var again <-chan time.Time // nil: nothing waits for better days
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+		case <-again:
 		}
-		if next := r.consider(ctx); next != nil {
-			select {
-			case <-ctx.Done():
-				return
-			case r.accepted <- next:
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(r.gap):
-			}
+		next, later := r.consider(ctx)
+		if again = nil; later {
+			again = time.After(max(r.gap, remoteRetry))
+		}
+		if next == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case r.accepted <- next:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(r.gap):
 		}
 	}
 }
 
 // consider tries each service's news by itself, on top of what is in force: one that HAProxy refuses costs no other its
-// own. It returns what is to be in force, nil when that is what is.
-func (r *remotes) consider(ctx context.Context) *config.Agent {
+// own. It returns what is to be in force, nil when that is what is, and whether some may be acceptable later.
+func (r *remotes) consider(ctx context.Context) (next *config.Agent, later bool) {
 	r.mu.Lock()
 	heard, applied, problems := maps.Clone(r.heard), maps.Clone(r.applied), maps.Clone(r.problems)
 	r.mu.Unlock()
@@ -268,10 +316,11 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 		try := maps.Clone(applied)
 		try[service] = heard[service]
 		c, wrong := remotely(r.base, try)
-		if err := r.acceptable(ctx, c, service, heard[service]); err != nil {
+		if err := r.acceptable(ctx, c, service, try, applied); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil, false
 			}
+			later = later || errors.Is(err, errNotAsked) || errors.Is(err, errPortInUse)
 			problems[service] = []string{err.Error() + "; what was in force before stays"}
 			continue
 		}
@@ -282,7 +331,7 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	}
 	r.note(problems)
 	if !changed {
-		return nil
+		return nil, later
 	}
 	r.mu.Lock()
 	r.applied = applied
@@ -290,8 +339,8 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	if err := r.keep(applied); err != nil {
 		r.log.WithField("err", err).Warn("the registry's configuration cannot be kept on disk; a start without the registry would not know it")
 	}
-	c, _ := remotely(r.base, applied)
-	return c
+	next, _ = remotely(r.base, applied)
+	return next, later
 }
 
 // unmeant tells of data that nobody wrote as a configuration: other programs leave their host's address, or a word, in the
@@ -305,13 +354,34 @@ func (r *remotes) unmeant(service string, data []byte) bool {
 	return d.GeneratorConfigPath == d.Path
 }
 
-func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, data []byte) error {
-	if i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service }); i >= 0 && len(bytes.TrimSpace(data)) > 0 {
-		if _, _, err := r.base.Services[i].Remote("", data, allowedRemotely); err != nil {
+// acceptable tells why c, which try leads to, is not to take the place of what applied leads to. They differ in service.
+func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, try, applied map[string][]byte) error {
+	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
+	if i >= 0 && len(bytes.TrimSpace(try[service])) > 0 {
+		if _, _, err := r.base.Services[i].Remote("", try[service], allowedRemotely); err != nil {
 			return err
+		}
+		now, _ := remotely(r.base, applied)
+		if bind := c.Bind(i); c.Services[i].HAProxy.PortSet && bind != now.Bind(i) && c.HAProxy.DoWrites {
+			if err := portFree(bind); err != nil {
+				return err
+			}
 		}
 	}
 	return r.judge(ctx, c)
+}
+
+// portFree tells whether HAProxy could bind to an address that it does not have yet. Its own check of a file does not
+// try, and a port that another program has would keep it from every reload, and from its next start.
+func portFree(bind string) error {
+	l, err := net.Listen("tcp", strings.TrimPrefix(bind, "*"))
+	if err == nil {
+		return l.Close()
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("haproxy.port: %w: %s; stop that program or choose another port", errPortInUse, bind)
+	}
+	return nil // HAProxy may have other rights, or another name for the address
 }
 
 func (r *remotes) keep(applied map[string][]byte) error {

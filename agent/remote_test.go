@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -207,4 +209,110 @@ func expired(t *testing.T) context.Context {
 	ctx, cancel := cancelled(t)
 	cancel()
 	return ctx
+}
+
+// TestRemoteConfigOverHangup: a re-read of the files keeps what is in force, also where nothing can be kept on disk.
+func TestRemoteConfigOverHangup(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].Discovery.GeneratorConfigPath = "/config/svc"
+	})
+	n.start(0)
+	n.holding(`{"haproxy": {"backend": ["balance leastconn"]}}`, "a@127.0.0.1:81")
+	n.fileSays("the registry's line", "balance leastconn")
+	n.ready()
+	n.stop()
+	next, err := n.agent.newGeneration(n.config, 2, n.gen.viewsByName())
+	require.NoError(t, err)
+	require.Equal(t, n.gen.wanted.Load().static, next.wanted.Load().static)
+
+	elsewhere := *n.config
+	elsewhere.Services = slices.Clone(n.config.Services)
+	elsewhere.Services[0].Discovery.GeneratorConfigPath = "/elsewhere"
+	next, err = n.agent.newGeneration(&elsewhere, 3, n.gen.viewsByName())
+	require.NoError(t, err)
+	require.NotEqual(t, n.gen.wanted.Load().static, next.wanted.Load().static, "it is another znode's")
+}
+
+// TestKeptRemoteConfig: what is kept of one service and does not go with the file costs no other its own.
+func TestKeptRemoteConfig(t *testing.T) {
+	base := &config.Agent{StateDir: t.TempDir(), Services: []config.Service{serviceNamed("bad"), serviceNamed("good")}}
+	kept := map[string]keptRemote{}
+	for i := range base.Services {
+		s := &base.Services[i]
+		s.Discovery.GeneratorConfigPath = s.Discovery.Path
+		kept[s.Name] = keptRemote{s.Discovery.Path, []byte(`{"haproxy": {"backend": ["balance leastconn"]}}`)}
+	}
+	text, err := json.Marshal(kept)
+	require.NoError(t, err)
+	begin := func(refusal error) *config.Agent {
+		require.NoError(t, os.WriteFile(remotePath(base), text, 0o600))
+		_, c := newRemotes(base, nil, func(_ context.Context, c *config.Agent) error {
+			if len(c.Services[0].HAProxy.Backend) > 0 {
+				return refusal
+			}
+			return nil
+		}, quiet())
+		return c
+	}
+	c := begin(errors.New("HAProxy refuses it"))
+	require.Empty(t, c.Services[0].HAProxy.Backend)
+	require.NotEmpty(t, c.Services[1].HAProxy.Backend)
+	c = begin(fmt.Errorf("%w: it is being upgraded", errNotAsked))
+	require.NotEmpty(t, c.Services[0].HAProxy.Backend, "it was in force before")
+}
+
+// TestRemoteConfigUnasked: what no HAProxy has looked at does not come from the registry into its file, unless the
+// operator wants no checks.
+func TestRemoteConfigUnasked(t *testing.T) {
+	for _, unchecked := range []bool{false, true} {
+		n := newNode(t, func(c *config.Agent) {
+			c.HAProxy.Binary, c.HAProxy.NoChecks = filepath.Join(filepath.Dir(c.HAProxy.ConfigFilePath), "nowhere"), unchecked
+			c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		})
+		n.start(0)
+		n.holding(`{"haproxy": {"backend": ["balance leastconn"]}}`, "a@127.0.0.1:81")
+		if unchecked {
+			n.fileSays("the registry's line", "balance leastconn")
+			continue
+		}
+		eventually(t, "it shows", func() error {
+			if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "cannot be asked") {
+				return fmt.Errorf("%q", p)
+			}
+			return nil
+		})
+		n.has("svc", "a")
+		text, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
+		require.NoError(t, err)
+		require.NotContains(t, string(text), "leastconn")
+	}
+}
+
+// TestRemoteConfigPortInUse: a port that another program listens on would keep HAProxy from every reload, and from its
+// next start. It is taken when it is free.
+func TestRemoteConfigPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	n := newNode(t, func(c *config.Agent) {
+		c.HAProxy.BindAddress = "127.0.0.1"
+		c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+	})
+	n.start(0)
+	n.holding(fmt.Sprintf(`{"haproxy": {"port": %d}}`, port), "a@127.0.0.1:81")
+	eventually(t, "it shows", func() error {
+		if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "another program listens on") {
+			return fmt.Errorf("%q", p)
+		}
+		return nil
+	})
+	n.has("svc", "a")
+	n.ready()
+	require.Zero(t, n.reloads())
+	require.NoError(t, l.Close())
+	n.fileSays("it is free", fmt.Sprintf("bind 127.0.0.1:%d", port))
+	n.reloadedTimes(1)
+	n.ready()
+	require.Empty(t, n.service("svc").Problems)
 }

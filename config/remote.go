@@ -93,6 +93,10 @@ func (t *table) lay(key string, to *ServiceHAProxy, over ServiceHAProxy, allow f
 	}
 }
 
+// Bind is what service i's frontend binds to, but for bind lines of its own: "127.0.0.1:8080", or the path of a socket.
+// Empty: it has none.
+func (a *Agent) Bind(i int) string { return a.HAProxy.bind(a.Services[i].HAProxy) }
+
 // Clash says why service i cannot stand beside the others: its backend's name or where it listens is another's. Empty: it
 // can.
 func (a *Agent) Clash(i int) string {
