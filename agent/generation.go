@@ -143,14 +143,14 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 // newExports keeps the files that other programs read.
 func (g *generation) newExports(c *config.Agent, state stateEntries, wake <-chan struct{}) *exports {
 	x := &exports{
-		services: c.Services, views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
+		views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
 		backend: func(i int) string { return g.compose().backends[i].name },
 	}
 	if path := c.HAProxy.StateFilePath; path != "" {
 		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state.clone()}
 	}
 	if c.FileOutput != nil {
-		x.output = newOutputFiles(c.FileOutput.OutputDirectory, c.Services)
+		x.output = newOutputFiles(c.FileOutput.OutputDirectory)
 	}
 	return x
 }

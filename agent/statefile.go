@@ -184,7 +184,7 @@ func entryOf(in *discovery.Instance, id int, now time.Time) stateEntry {
 }
 
 // text is the file as Synapse writes it: pretty-printed, each service with its servers and its configuration.
-func (f *stateFile) text(services []config.Service) ([]byte, error) {
+func (f *stateFile) text(views []view) ([]byte, error) {
 	out := make(map[string]map[string]any, len(f.entries))
 	for name, servers := range f.entries {
 		out[name] = make(map[string]any, len(servers)+1)
@@ -192,9 +192,9 @@ func (f *stateFile) text(services []config.Service) ([]byte, error) {
 			out[name][server] = e
 		}
 	}
-	for _, s := range services {
-		if out[s.Name] != nil {
-			out[s.Name][generatorConfig] = synapseKeys(s.HAProxy)
+	for _, v := range views {
+		if name := v.service.Name; out[name] != nil {
+			out[name][generatorConfig] = synapseKeys(v.service.HAProxy)
 		}
 	}
 	var b bytes.Buffer
@@ -238,8 +238,8 @@ func synapseKeys(h config.ServiceHAProxy) map[string]any {
 	return keys
 }
 
-func (f *stateFile) write(services []config.Service) error {
-	text, err := f.text(services)
+func (f *stateFile) write(views []view) error {
+	text, err := f.text(views)
 	if err == nil {
 		err = replaceFile(f.path, f.path+".tmp", text)
 	}
