@@ -201,16 +201,12 @@ func (r *remotes) inForce(c *config.Agent) map[string][]byte {
 	defer r.mu.Unlock()
 	out := map[string][]byte{}
 	for _, s := range c.Services {
-		was := slices.IndexFunc(r.base.Services, func(old config.Service) bool { return old.Name == s.Name && sameRemote(old, s) })
-		if data := r.applied[s.Name]; was >= 0 && len(data) > 0 && looksForRemote(s) {
-			out[s.Name] = data
+		was := indexOf(r.base, s.Name)
+		if was >= 0 && len(r.applied[s.Name]) > 0 && looksForRemote(s) && r.base.Services[was].Discovery.GeneratorConfigPath == s.Discovery.GeneratorConfigPath {
+			out[s.Name] = r.applied[s.Name]
 		}
 	}
 	return out
-}
-
-func sameRemote(a, b config.Service) bool {
-	return a.Discovery.GeneratorConfigPath == b.Discovery.GeneratorConfigPath
 }
 
 func remotePath(c *config.Agent) string {
@@ -306,7 +302,7 @@ func (r *remotes) consider(ctx context.Context) (next *config.Agent, later bool)
 	r.mu.Unlock()
 	changed := false
 	for _, service := range slices.Sorted(maps.Keys(heard)) {
-		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && r.unmeant(service, heard[service]) {
+		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && unmeant(r.base, service, heard[service]) {
 			delete(problems, service)
 			if _, wrong := remotely(r.base, applied); len(wrong[service]) > 0 {
 				problems[service] = wrong[service]
@@ -345,27 +341,39 @@ func (r *remotes) consider(ctx context.Context) (next *config.Agent, later bool)
 
 // unmeant tells of data that nobody wrote as a configuration: other programs leave their host's address, or a word, in the
 // parents that they make.
-func (r *remotes) unmeant(service string, data []byte) bool {
-	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
+func unmeant(c *config.Agent, service string, data []byte) bool {
+	i := indexOf(c, service)
 	if i < 0 || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		return false
 	}
-	d := r.base.Services[i].Discovery
+	d := c.Services[i].Discovery
 	return d.GeneratorConfigPath == d.Path
+}
+
+func indexOf(c *config.Agent, service string) int {
+	return slices.IndexFunc(c.Services, func(s config.Service) bool { return s.Name == service })
+}
+
+// unusableRemote tells why nothing of data can be laid over a service.
+func unusableRemote(c *config.Agent, service string, data []byte) error {
+	i := indexOf(c, service)
+	if i < 0 || len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	_, _, err := c.Services[i].Remote(c.Services[i].Discovery.GeneratorConfigPath, data, allowedRemotely)
+	return err
 }
 
 // acceptable tells why c, which try leads to, is not to take the place of what applied leads to. They differ in service.
 func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, try, applied map[string][]byte) error {
-	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
-	if i >= 0 && len(bytes.TrimSpace(try[service])) > 0 {
-		if _, _, err := r.base.Services[i].Remote("", try[service], allowedRemotely); err != nil {
+	if err := unusableRemote(r.base, service, try[service]); err != nil {
+		return err
+	}
+	now, _ := remotely(r.base, applied)
+	i := indexOf(c, service)
+	if i >= 0 && len(try[service]) > 0 && c.HAProxy.DoWrites && c.Services[i].HAProxy.PortSet && c.Bind(i) != now.Bind(i) {
+		if err := portFree(c.Bind(i)); err != nil {
 			return err
-		}
-		now, _ := remotely(r.base, applied)
-		if bind := c.Bind(i); c.Services[i].HAProxy.PortSet && bind != now.Bind(i) && c.HAProxy.DoWrites {
-			if err := portFree(bind); err != nil {
-				return err
-			}
 		}
 	}
 	return r.judge(ctx, c)

@@ -316,3 +316,34 @@ func TestRemoteConfigPortInUse(t *testing.T) {
 	n.ready()
 	require.Empty(t, n.service("svc").Problems)
 }
+
+// TestPreviewOfRemoteConfig: what an agent would leave as it was, a preview leaves, and what was never meant as a
+// configuration is no problem.
+func TestPreviewOfRemoteConfig(t *testing.T) {
+	c := &config.Agent{StateDir: t.TempDir(), Services: []config.Service{serviceNamed("one"), serviceNamed("two")}}
+	kept := map[string]keptRemote{"one": {"/one", []byte(`{"haproxy": {"backend": ["balance leastconn"]}}`)}}
+	for i := range c.Services {
+		c.Services[i].Discovery.GeneratorConfigPath = c.Services[i].Discovery.Path
+	}
+	text, err := json.Marshal(kept)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(remotePath(c), text, 0o600))
+	preview := func(one, two string) ([]string, []string) {
+		views := []view{newView(c.Services[0]), newView(c.Services[1])}
+		for i, data := range []string{one, two} {
+			views[i] = views[i].next(discovery.Snapshot{Service: c.Services[i].Name, Data: []byte(data), DataRead: true}, time.Now())
+		}
+		laid, notes := previewRemote(c, views)
+		require.Equal(t, laid.Services[0].HAProxy, views[0].service.HAProxy)
+		return laid.Services[0].HAProxy.Backend, notes
+	}
+	lines, notes := preview(`{"haproxy": {"backend": ["balance first"]}}`, "10.0.0.1")
+	require.Equal(t, []string{"balance first"}, lines)
+	require.Empty(t, notes, "an address is what other programs leave there")
+	lines, notes = preview(`{"haproxy`, "")
+	require.Equal(t, []string{"balance leastconn"}, lines, "what was in force before stays")
+	require.Len(t, notes, 1)
+	lines, notes = preview(``, "")
+	require.Empty(t, lines)
+	require.Empty(t, notes)
+}
