@@ -124,6 +124,10 @@ func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[st
 		for _, p := range wrong {
 			problems[s.Name] = append(problems[s.Name], p.Key+": "+p.Text)
 		}
+		if !base.HAProxy.DoWrites && laid.HAProxy.BackendName != s.HAProxy.BackendName {
+			laid.HAProxy.BackendName = s.HAProxy.BackendName // it would choose among the sections of people's file
+			problems[s.Name] = append(problems[s.Name], "haproxy.backend_name: cannot come from the registry where do_writes is off")
+		}
 		c.Services[i] = laid
 		if clash := c.Clash(i); clash != "" {
 			c.Services[i].HAProxy = s.HAProxy
