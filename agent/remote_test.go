@@ -157,6 +157,14 @@ func TestRemoteConfig(t *testing.T) {
 	n.ready()
 	require.False(t, n.service("svc").Remote)
 	n.has("svc", "a b")
+
+	// And back, to what HAProxy was reloaded for before.
+	n.holding(good, "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.fileSays("the registry's line again", "balance leastconn")
+	n.reloadedTimes(3)
+	n.holding("", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.reloadedTimes(4)
+	n.ready()
 }
 
 // TestRemoteConfigClash: a service may not take another's port by the registry.
