@@ -102,17 +102,17 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		k.plain = k.checked // the operator wants every file checked, not only a changed static part
 	}
 
-	var reload func(context.Context) error
+	var reload, again func(context.Context) error
 	if h.Run {
 		k.process = haproxy.NewProcess(processOptions(c, log))
 		reload = k.process.Reload
 	} else {
 		k.operated = operatedBy(h, log)
-		reload = reloadOf(h, k.operated)
+		reload, again = reloadOf(h, k.operated)
 	}
 	if k.reloads = k.reloads && reload != nil; k.reloads {
 		k.reloader = haproxy.NewReloader(haproxy.ReloaderOptions{
-			Reload: reload, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
+			Reload: reload, Again: again, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
 		})
 	}
 	return k
