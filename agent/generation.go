@@ -78,7 +78,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	g.composer = newComposer(effective, g.resolver.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
-		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
+		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known")
 	}
 	g.composer.inherit(effective, state)
 	for _, w := range g.composer.file.Warnings() {
