@@ -139,7 +139,9 @@ func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[st
 
 const (
 	remoteGap   = 10 * time.Second
-	remoteRetry = time.Second // until what may be acceptable later is judged again, at least
+	remoteMost  = 5 * time.Minute  // the gap, for who changes it again and again: it doubles each time
+	remoteCalm  = 10 * time.Minute // without a change, until the gap is the least one again
+	remoteRetry = time.Second      // until what may be acceptable later is judged again, at least
 )
 
 var (
@@ -271,6 +273,8 @@ func (r *remotes) hear(service string, data []byte) {
 // run judges what was heard, until ctx is done.
 func (r *remotes) run(ctx context.Context) {
 	var again <-chan time.Time // nil: nothing waits for better days
+	var last time.Time         // when something was put in force
+	var pause time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -290,10 +294,14 @@ func (r *remotes) run(ctx context.Context) {
 			return
 		case r.accepted <- next:
 		}
+		if pause = min(2*pause, remoteMost); time.Since(last) > remoteCalm {
+			pause = r.gap
+		}
+		last = time.Now()
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(r.gap):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -354,4 +356,49 @@ func TestPreviewOfRemoteConfig(t *testing.T) {
 	lines, notes = preview(``, "")
 	require.Empty(t, lines)
 	require.Empty(t, notes)
+}
+
+// TestRemoteConfigFlaps: who changes it all the time gets few reloads; after quiet a change is in force at once again.
+func TestRemoteConfigFlaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
+		base.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		r, _ := newRemotes(base, nil, func(context.Context, *config.Agent) error { return nil }, quiet())
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		defer all.Wait()
+		defer cancel()
+		all.Go(func() { r.run(ctx) })
+		accepted := 0
+		all.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-r.accepted:
+					accepted++
+				}
+			}
+		})
+		say := func(i int) {
+			r.hear("svc", fmt.Appendf(nil, `{"haproxy": {"backend": ["fullconn %d"]}}`, i))
+		}
+		for i := range 3600 {
+			say(i)
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		require.Less(t, accepted, 25)
+		require.Greater(t, accepted, 12, "the latest is in force sooner or later")
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		before := accepted
+		say(5000)
+		synctest.Wait()
+		require.Equal(t, before+1, accepted)
+		say(5001)
+		time.Sleep(2 * remoteGap)
+		synctest.Wait()
+		require.Equal(t, before+2, accepted)
+	})
 }
