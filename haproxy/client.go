@@ -258,7 +258,8 @@ type Result struct {
 // but for these:
 //
 // Maint, drain and delete steps of a backend are held back (ErrHeldBack) when an add or ready of that backend
-// failed: a server is only taken away when what stands in for it is there. Deletes are sent one at a time, with
+// failed: a server is only taken away when what stands in for it is there. A backend is made before its servers, and
+// published behind them; without it they are held back. Deletes are sent one at a time, with
 // nothing else on the connection: 2.6.12 crashes when servers are deleted while a dump waits for its reader, so no
 // dump of ours may be under way, on this connection or another. A server whose deletion finds it gone counts as
 // deleted. An add whose id turns out to be taken is tried again with the ids that follow, 16 at most.
@@ -266,30 +267,37 @@ type Result struct {
 // When the connection fails, or ctx ends, steps not yet sent carry that error, and those without a reply too.
 func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 	results := make([]Result, len(plan))
-	var gain, loss, deletes []*job
+	var opening, gain, open, loss, deletes []*job
 	for i, s := range plan {
 		results[i].Step = s
 		j := &job{result: &results[i]}
 		switch s.Op {
-		case StepMaint, StepDrain:
+		case StepAddBackend:
+			opening = append(opening, j)
+		case StepPublish:
+			open = append(open, j)
+		case StepMaint, StepDrain, StepUnpublish:
 			loss = append(loss, j)
-		case StepDelete, StepShutdown:
+		case StepDelete, StepShutdown, StepDeleteBackend:
 			deletes = append(deletes, j)
 		default:
 			gain = append(gain, j)
 		}
 	}
 
-	err := c.run(ctx, nil, gain, c.options.Window)
 	failed := map[string]bool{}
-	for _, j := range gain {
-		if r := j.result; r.Err != nil && r.Step.Op != StepWeight && r.Step.Op != StepMaxconn {
-			failed[r.Step.Backend] = true
+	note := func(jobs []*job) {
+		for _, j := range jobs {
+			if r := j.result; r.Err != nil && r.Step.Op != StepWeight && r.Step.Op != StepMaxconn {
+				failed[r.Step.Backend] = true
+			}
 		}
 	}
+	err := c.run(ctx, nil, opening, c.options.Window)
+	note(opening)
 	hold := func(jobs []*job) []*job {
-		if err != nil {
-			return jobs // they have a better reason not to be sent
+		if err != nil || len(failed) == 0 {
+			return jobs // or they have a better reason not to be sent
 		}
 		var kept []*job
 		for _, j := range jobs {
@@ -301,6 +309,9 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		}
 		return kept
 	}
+	err = c.run(ctx, err, hold(gain), c.options.Window)
+	note(gain)
+	err = c.run(ctx, err, hold(open), c.options.Window)
 	err = c.run(ctx, err, hold(loss), c.options.Window)
 	c.run(ctx, err, hold(deletes), 1)
 	return results
