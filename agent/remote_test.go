@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,6 +118,10 @@ func TestRemoteConfig(t *testing.T) {
 	require.True(t, s.Remote)
 	require.Len(t, s.Problems, 1)
 	require.Contains(t, s.Problems[0], "errorfile 503")
+	require.Contains(t, n.metrics(), `myelin_discovery_remote_problems{service="svc"} 1`)
+	page := httptest.NewRecorder()
+	n.agent.Handler(n.registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/", nil))
+	require.Contains(t, page.Body.String(), "errorfile 503")
 	n.has("other", "o")
 
 	// Passed by our rules, refused by HAProxy: what was in force stays, and membership goes on.
@@ -369,14 +376,14 @@ func TestRemoteConfigFlaps(t *testing.T) {
 		defer all.Wait()
 		defer cancel()
 		all.Go(func() { r.run(ctx) })
-		accepted := 0
+		var accepted atomic.Int32
 		all.Go(func() {
 			for {
 				select {
 				case <-ctx.Done():
 					return
 				case <-r.accepted:
-					accepted++
+					accepted.Add(1)
 				}
 			}
 		})
@@ -388,17 +395,17 @@ func TestRemoteConfigFlaps(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		require.Less(t, accepted, 25)
-		require.Greater(t, accepted, 12, "the latest is in force sooner or later")
+		require.Less(t, accepted.Load(), int32(25))
+		require.Greater(t, accepted.Load(), int32(12), "the latest is in force sooner or later")
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		before := accepted
+		before := accepted.Load()
 		say(5000)
 		synctest.Wait()
-		require.Equal(t, before+1, accepted)
+		require.Equal(t, before+1, accepted.Load())
 		say(5001)
 		time.Sleep(2 * remoteGap)
 		synctest.Wait()
-		require.Equal(t, before+2, accepted)
+		require.Equal(t, before+2, accepted.Load())
 	})
 }
