@@ -27,13 +27,14 @@ var ours = []struct {
 	{"cli", []string{"agent", "config", "discovery", "discovery/zookeeper", "haproxy", "registrar"}, "commands compose everything"},
 	{"cli/clitest", nil, "runs the binary from outside"},
 	{"config", nil, "the files' schema knows no behaviour"},
-	{"discovery", nil, "instances and snapshots are values"},
-	{"discovery/zookeeper", []string{"discovery"}, "a source of snapshots"},
+	{"durable", nil, "writes files; knows nothing of what is in them"},
+	{"discovery", []string{"durable"}, "instances and snapshots are values"},
+	{"discovery/zookeeper", []string{"discovery", "durable"}, "a source of snapshots"},
 	{"discovery/zookeeper/zktest", nil, "runs the server from outside"},
-	{"haproxy", nil, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
+	{"haproxy", []string{"durable"}, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
 	{"registrar", []string{"discovery"}, "publishes registrations; the directory is handed in"},
-	{"agent", []string{"config", "discovery", "discovery/zookeeper", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
+	{"agent", []string{"config", "discovery", "discovery/zookeeper", "durable", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
 	{"demo", []string{"cli/clitest", "discovery/zookeeper/zktest", "haproxy", "config", "discovery", "discovery/zookeeper"}, "plays real processes and compares ZooKeeper's list with HAProxy's table"},
 }
 

@@ -11,8 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/myelin-sd/myelin/durable"
 )
 
 const (
@@ -68,51 +69,7 @@ func (s Store) save(snap Snapshot, origin string, asOf time.Time) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	return replace(path, sealStored(head, body), asOf)
-}
-
-// replace puts data at path, all or nothing.
-func replace(path string, data []byte, modified time.Time) (err error) {
-	temp := path + storedTemp
-	// A left-over of a crash is never written through.
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temp) // what is left is replaced the next time
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Chtimes(temp, time.Time{}, modified); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) {
-		err = nil // some file systems cannot, and need not
-	}
-	return errors.Join(err, d.Close())
+	return durable.Replace(durable.File{Path: path, Temp: path + storedTemp, Mode: 0o600, Modified: asOf}, sealStored(head, body))
 }
 
 // Confirm notes that the registry listed the kept set still at asOf. It costs no write of data. A service of which

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/myelin-sd/myelin/durable"
 )
 
 // newFileMode is the mode of a file that did not exist: HAProxy's file may hold passwords.
@@ -76,7 +78,7 @@ func (w *Writer) Write(ctx context.Context, cfg []byte) (changed bool, err error
 	if err := os.Rename(candidate, path); err != nil {
 		return false, errors.Join(advise(err, candidate), removeIfThere(candidate))
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 		return true, err
 	}
 	return true, nil
@@ -123,18 +125,6 @@ func removeIfThere(path string) error {
 		return fmt.Errorf("%s is not a file; choose another candidate_config_file_path", path)
 	}
 	return os.Remove(path)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) {
-		err = nil // some file systems cannot, and need not
-	}
-	return errors.Join(err, d.Close())
 }
 
 // advise adds what an operator can do about the usual reasons that a file cannot be written.

@@ -23,6 +23,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/durable"
 )
 
 const (
@@ -522,7 +523,7 @@ func (l *ledger) flush() error {
 	l.mu.Unlock()
 	text, err := v.encode()
 	if err == nil {
-		err = replaceFile(l.path, text)
+		err = durable.Replace(durable.File{Path: l.path, Temp: l.path + ".new", Mode: 0o600}, text)
 	}
 	if err != nil && lacking {
 		err = errors.Join(err, removeFile(l.path))
@@ -567,28 +568,6 @@ func (l *ledger) tell() {
 	}
 }
 
-// replaceFile writes a file so that whoever reads it, also after a crash, finds the old or the new one whole. Only one
-// process does so at a time.
-func replaceFile(path string, text []byte) error {
-	next := path + ".new"
-	if err := removeFile(next); err != nil { // of a process that was killed
-		return err
-	}
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err != nil {
-		return errors.Join(err, removeFile(next))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // removeFile removes a file for good; one that is not there is no error.
 func removeFile(path string) error {
 	if err := os.Remove(path); err != nil {
@@ -597,15 +576,7 @@ func removeFile(path string) error {
 		}
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // close ends the work with the file, after run has ended: it is removed when nothing of what it says is true any more,
