@@ -216,7 +216,7 @@ func TestAttachedBackendIsTheFilesChoice(t *testing.T) {
 	n := newAttached(t, "backend svc")
 	n.config.Services[0].Discovery.GeneratorConfigPath = "/svc"
 	n.start(0)
-	n.holding(`{"haproxy": {"backend_name": "others", "server_options": "check inter 7s"}}`, "a@127.0.0.1:81")
+	n.holding(`{"haproxy": {"backend_name": "others"}}`, "a@127.0.0.1:81")
 	eventually(t, "it shows", func() error {
 		if s := n.service("svc"); !s.Remote || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "backend_name") {
 			return fmt.Errorf("%+v", s)
