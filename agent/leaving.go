@@ -34,7 +34,7 @@ type retirement struct {
 type gate struct {
 	since   time.Time // the latest of them was added then, or found
 	next    time.Time // when the results are looked at
-	servers int
+	servers map[string]bool
 }
 
 // observe notes which servers of a backend, as it was read, are in maintenance and which drain.
@@ -95,20 +95,23 @@ func (r *reconciler) drained(w *wanted, now time.Time) map[haproxy.Key]bool {
 // await notes which of the backends just compared wait for checks, and when they are to be looked at again: soon at
 // first, then after a quarter of the time that they have waited.
 func (r *reconciler) await(due []string, waiting []haproxy.Key, now time.Time) {
-	n := map[string]int{}
+	by := map[string]map[string]bool{}
 	for _, k := range waiting {
-		n[k.Backend]++
+		if by[k.Backend] == nil {
+			by[k.Backend] = map[string]bool{}
+		}
+		by[k.Backend][k.Server] = true
 	}
 	for _, name := range due {
 		g, waited := r.gated[name]
 		switch {
-		case n[name] == 0:
+		case len(by[name]) == 0:
 			delete(r.gated, name)
 			continue
-		case !waited || n[name] > g.servers:
+		case !waited || len(by[name]) > len(g.servers):
 			g.since = now
 		}
-		g.servers = n[name]
+		g.servers = by[name]
 		g.next = now.Add(min(max(now.Sub(g.since)/gateShare, gateLeast), gateMost))
 		r.gated[name] = g
 	}
@@ -238,7 +241,7 @@ func (r *reconciler) candidates(w *wanted, now time.Time) []haproxy.Key {
 		base, _ := haproxy.Generation(k.Server)
 		// A server of a set that is from disk is not known to be unwanted; one that is wanted is in maintenance by
 		// intent, or waits for its check.
-		_, gated := r.gated[k.Backend]
+		gated := r.gated[k.Backend].servers[k.Server]
 		inUse := haproxy.SlotNumber(k.Server) > 0 && r.ladder.of(k.Backend).rung == haproxy.RungSlots
 		if !b.known || inUse || b.stale || gated || b.wants(base) && !r.superseded(k) {
 			t.look = now.Add(min(busyAgain, r.graceFor()))

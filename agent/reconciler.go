@@ -159,6 +159,11 @@ func (r *reconciler) run(ctx context.Context) {
 		case <-r.suspect:
 			// A HAProxy is being replaced, or was found. The new process is filled within milliseconds of its start.
 			alert = time.Now()
+			if full { // a retry is due, perhaps in a second
+				backoff = retryLeast
+				retry.by(alert)
+				continue
+			}
 			look.Reset(0)
 			continue
 		case <-look.C:
@@ -290,7 +295,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 		for _, name := range due {
 			if servers, ok := r.actual[name]; ok {
 				n := countServers(servers)
-				n.Gated = r.gated[name].servers
+				n.Gated = len(r.gated[name].servers)
 				s.Backends[name] = n
 				continue
 			}

@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/haproxy/haproxytest"
+)
+
+// TestCutRoundsOfWhatWasDone: what a round leaves for the next one is done in it, also where nothing that is wanted has
+// changed since it was confirmed.
+func TestCutRoundsOfWhatWasDone(t *testing.T) {
+	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
+	n := newNode(t)
+	n.start(0)
+	var words []string
+	for i := range stepsARound + 100 {
+		words = append(words, fmt.Sprintf("s%d@127.%d.%d.1:80", i, 1+i/200, i%200))
+	}
+	n.hear(words...)
+	n.ready()
+	state, err := n.state()
+	require.NoError(t, err)
+	var lines []string
+	for i, s := range state["svc"] {
+		lines = append(lines, "set server svc/"+s.Name+" state maint")
+		if len(lines) == 100 || i == len(state["svc"])-1 {
+			n.byHand(strings.Join(lines, ";"))
+			lines = nil
+		}
+	}
+	n.tap.once("show info", fault{cut: true}) // has everything looked at
+	eventually(t, "all take traffic again", func() error {
+		state, err := n.state()
+		if err != nil {
+			return err
+		}
+		if c := countServers(state["svc"]); c.Ready != len(words) {
+			return fmt.Errorf("%d of %d", c.Ready, len(words))
+		}
+		return nil
+	})
+	n.ready()
+}
+
+// TestDeletesBesideAGate: a server whose check never passes does not keep the objects of those that left.
+func TestDeletesBesideAGate(t *testing.T) {
+	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].HAProxy.ServerOptions = "check inter 100ms"
+		c.Services[0].HAProxy.HealthGate = true
+	})
+	good := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer good.Close()
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer other.Close()
+	dead := fmt.Sprintf("dead@127.0.0.1:%d", haproxytest.FreePort(t))
+	a, b := "a@"+good.Listener.Addr().String(), "b@"+other.Listener.Addr().String()
+	n.start(50 * time.Millisecond)
+	n.hear(a, b, dead)
+	n.serves("svc", "a b dead", "a b")
+	n.ready()
+	n.hear(a, dead)
+	n.serves("svc", "a dead", "a")
+}
+
+// TestOptionsOfAHalfMadeServer: an add of which the last command failed has made an object all the same, and what it
+// was made with is remembered.
+func TestOptionsOfAHalfMadeServer(t *testing.T) {
+	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
+	for name, f := range map[string]fault{
+		"refused": {reply: "[3]: Internal error.\n\n> "},
+		"cut":     {cut: true},
+		"lost":    {lost: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			n.start(0)
+			n.tap.once("set server svc/a_127.0.0.1:81 state ready", f)
+			n.hear("a@127.0.0.1:81")
+			n.has("svc", "a")
+			n.ready()
+			n.hearOf("svc", asking(t, "a@127.0.0.1:81", "backup"))
+			n.has("svc", "a-g2 a:maint")
+		})
+	}
+}
+
+// TestFoundAtOnce: where somebody tells that HAProxy is there, it is not tried at the end of a pause.
+func TestFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	found := make(chan struct{}, 1)
+	n.startWith(n.config, time.Hour, nil, func(r *reconciler) { r.suspect = found })
+	n.hear("a@127.0.0.1:81")
+	n.has("svc", "a")
+	n.ready()
+	n.tap.on(func(string) fault { return fault{cut: true} })
+	n.tap.tried(t, 12) // by now there is up to a second between two tries
+	tries := func() int {
+		n.tap.mu.Lock()
+		defer n.tap.mu.Unlock()
+		return n.tap.dials
+	}
+	const many = 200 // with the pauses it would take minutes
+	from := tries()
+	eventually(t, "each sign leads to a try", func() error {
+		select {
+		case found <- struct{}{}:
+		default:
+		}
+		if d := tries() - from; d < many {
+			return fmt.Errorf("%d tries", d)
+		}
+		return nil
+	})
+}
