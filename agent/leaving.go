@@ -30,6 +30,12 @@ type retirement struct {
 	look  time.Time // when it may be deleted
 }
 
+// draining is a server of ours that drains, which may be because it leaves.
+type draining struct {
+	since time.Time
+	look  time.Time // when it may be put into maintenance, after it was found that it could not; zero: when it has drained
+}
+
 // gate is a backend with servers that wait for HAProxy's first good check.
 type gate struct {
 	since   time.Time // the latest of them was added then, or found
@@ -53,14 +59,14 @@ func (r *reconciler) observe(name string, now time.Time) {
 	}
 	inMaint, drains := gone(haproxy.Maint), gone(haproxy.Drain)
 	maps.DeleteFunc(r.retired, func(k haproxy.Key, _ retirement) bool { return inMaint(k) })
-	maps.DeleteFunc(r.draining, func(k haproxy.Key, _ time.Time) bool { return drains(k) })
+	maps.DeleteFunc(r.draining, func(k haproxy.Key, _ draining) bool { return drains(k) })
 	for server, admin := range there {
 		k := haproxy.Key{Backend: name, Server: server}
 		if _, known := r.retired[k]; admin == haproxy.Maint && !known {
 			r.retired[k] = retirement{now, now.Add(r.graceFor())}
 		}
 		if _, known := r.draining[k]; admin == haproxy.Drain && !known {
-			r.draining[k] = now
+			r.draining[k] = draining{since: now}
 		}
 	}
 }
@@ -74,7 +80,7 @@ func (r *reconciler) moved(st haproxy.Step, now time.Time) {
 		r.retired[k] = retirement{now, now.Add(r.graceFor())}
 	case haproxy.StepDrain:
 		delete(r.retired, k)
-		r.draining[k] = now
+		r.draining[k] = draining{since: now}
 	case haproxy.StepReady, haproxy.StepDelete:
 		delete(r.draining, k)
 		delete(r.retired, k)
@@ -84,8 +90,8 @@ func (r *reconciler) moved(st haproxy.Step, now time.Time) {
 // drained are the servers that have drained for as long as their service has them drain when they leave.
 func (r *reconciler) drained(w *wanted, now time.Time) map[haproxy.Key]bool {
 	out := map[haproxy.Key]bool{}
-	for k, since := range r.draining {
-		if d := w.backends[k.Backend].drain; d > 0 && now.Sub(since) >= d {
+	for k, t := range r.draining {
+		if d := w.backends[k.Backend].drain; d > 0 && now.Sub(t.since) >= d {
 			out[k] = true
 		}
 	}
@@ -138,9 +144,12 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 		}
 	}
 	w := r.wanted()
-	for k, since := range r.draining {
+	for k, t := range r.draining {
 		if d := w.backends[k.Backend].drain; d > 0 {
-			by(since.Add(d))
+			if end := t.since.Add(d); t.look.Before(end) {
+				t.look = end
+			}
+			by(t.look)
 		}
 	}
 	for _, g := range r.gated {

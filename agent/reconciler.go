@@ -78,12 +78,12 @@ type reconciler struct {
 	applied  map[haproxy.Key]haproxy.Applied
 	differ   haproxy.Differ
 	retired  map[haproxy.Key]retirement
-	draining map[haproxy.Key]time.Time // since when a server drains, which may be one that leaves
-	gated    map[string]gate           // backends with servers that wait for their first good check
-	sweepAt  time.Time                 // not before this, servers are deleted
-	paced    time.Time                 // not before this, changes are applied
-	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
-	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
+	draining map[haproxy.Key]draining
+	gated    map[string]gate      // backends with servers that wait for their first good check
+	sweepAt  time.Time            // not before this, servers are deleted
+	paced    time.Time            // not before this, changes are applied
+	onDisk   func() haproxy.State // servers of the file, to know the options of those that run already
+	found    haproxy.State        // servers of the file as it was before began: what an older process runs with
 	began    time.Time
 	unfit    map[string]string
 	late     map[string]bool      // backends of this round whose adds wait for a reload
@@ -133,7 +133,7 @@ func (r *reconciler) run(ctx context.Context) {
 	r.actual = haproxy.State{}
 	r.settled, r.fresh = map[string][]haproxy.Server{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
-	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]time.Time{}
+	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]draining{}
 	r.gated = map[string]gate{}
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
@@ -313,7 +313,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	now := time.Now()
 	timed := map[string]bool{}
 	for k := range r.drained(w, now) {
-		timed[k.Backend] = true
+		timed[k.Backend] = timed[k.Backend] || !now.Before(r.draining[k].look)
 	}
 	for name, g := range r.gated {
 		timed[name] = timed[name] || !now.Before(g.next)
@@ -475,7 +475,9 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	}
 	diff := r.differ.Diff(found, desired, view)
 	for k := range view.Drained {
-		r.draining[k] = now // one that goes on draining is looked at again later
+		t := r.draining[k]
+		t.look = now.Add(w.backends[k.Backend].drain) // of one that goes on draining: because it is wanted, say
+		r.draining[k] = t
 	}
 	r.await(due, r.differ.Waiting(), now)
 	r.late = map[string]bool{} // until the reload nothing is taken from them

@@ -126,3 +126,26 @@ func TestFoundAtOnce(t *testing.T) {
 		return nil
 	})
 }
+
+// TestDrainOnce: a server that has drained does not drain once more when HAProxy refuses the next step.
+func TestDrainOnce(t *testing.T) {
+	t.Parallel()
+	const refusals, drain = 10, 2500 * time.Millisecond // together more than patience
+	n := newNode(t, func(c *config.Agent) { c.Services[0].DrainTimeout = drain })
+	n.start(0)
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.has("svc", "a b")
+	n.ready()
+	seen := 0
+	n.tap.on(func(line string) fault {
+		if seen < refusals && strings.HasSuffix(line, " state maint") {
+			seen++
+			return fault{reply: "[3]: Internal error.\n\n> "}
+		}
+		return fault{}
+	})
+	n.hear("a@127.0.0.1:81")
+	n.has("svc", "a b:drain")
+	n.has("svc", "a b:maint")
+	n.ready()
+}
