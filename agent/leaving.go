@@ -204,7 +204,7 @@ func (r *reconciler) sweep(ctx context.Context, w *wanted) error {
 	if err != nil {
 		return err
 	}
-	view := haproxy.View{Caps: r.caps, Foreign: foreign(w, backends), Deletable: map[haproxy.Key]bool{}, Forced: map[haproxy.Key]bool{}}
+	view := haproxy.View{Caps: r.caps, Foreign: foreign(w, r.actual, backends), Deletable: map[haproxy.Key]bool{}, Forced: map[haproxy.Key]bool{}}
 	for _, k := range candidates {
 		t := r.retired[k]
 		t.look = now.Add(min(busyAgain, r.graceFor()))

@@ -261,9 +261,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if c, err = r.rest(ctx, c, w, due); err != nil {
 		return err
 	}
-	plan := r.plan(r.actual, w, due)
+	plan := r.share(r.plan(r.actual, w, due))
 	results, err := r.occupy(ctx, c, w, c.Apply(ctx, plan))
 	if err != nil {
+		r.settle(w, nil, results) // what was done in other backends is done
 		return err
 	}
 	r.metrics.round(time.Since(began), results)
@@ -434,8 +435,7 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 	return nil
 }
 
-// plan is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for), and
-// less what is more than a round's share.
+// plan is Diff's plan, less the adds that HAProxy cannot do at run time: they need a reload, which is asked for.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
 	r.recognise(actual, desired)
@@ -444,7 +444,7 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	}
 	now := time.Now()
 	view := haproxy.View{
-		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
+		Caps: r.caps, Foreign: foreign(w, actual, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
 		Attached: r.attached, Mine: r.mine,
 	}
@@ -498,15 +498,19 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 		}
 	}
 	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
-	plan = append(plan, r.planSlots(w, actual, slotted)...)
+	return append(plan, r.planSlots(w, actual, slotted)...)
+}
+
+// share is a round's share of a plan. It notes the backends that something is left of.
+func (r *reconciler) share(plan haproxy.Plan) haproxy.Plan {
 	r.cut = map[string]bool{}
-	if len(plan) > stepsARound && !r.bad {
-		for _, s := range plan[stepsARound:] {
-			r.cut[s.Backend] = true
-		}
-		plan = plan[:stepsARound]
+	if len(plan) <= stepsARound || r.bad {
+		return plan
 	}
-	return plan
+	for _, s := range plan[stepsARound:] {
+		r.cut[s.Backend] = true
+	}
+	return plan[:stepsARound]
 }
 
 // inherit notes what a process that was just met has of the backends whose sets are from disk.
@@ -537,14 +541,22 @@ func (r *reconciler) additions(backend string, found, wanted []haproxy.Server) (
 	return slices.DeleteFunc(slices.Clone(found), earlier), slices.DeleteFunc(slices.Clone(wanted), earlier)
 }
 
-func foreign(w *wanted, due []string) map[haproxy.Key]bool {
+// foreign are the servers of some backends that stay as they are: those that people wrote, and those whose host names
+// do not resolve, of whatever generation.
+func foreign(w *wanted, actual haproxy.State, due []string) map[haproxy.Key]bool {
 	out := map[haproxy.Key]bool{}
 	for _, name := range due {
 		for _, s := range w.backends[name].foreign {
 			out[haproxy.Key{Backend: name, Server: s}] = true
 		}
-		for _, s := range w.backends[name].unresolved() {
-			out[haproxy.Key{Backend: name, Server: s}] = true
+		unresolved := w.backends[name].unresolved()
+		if len(unresolved) == 0 {
+			continue
+		}
+		for _, s := range actual[name] {
+			if base, _ := haproxy.Generation(s.Name); slices.Contains(unresolved, base) {
+				out[haproxy.Key{Backend: name, Server: s.Name}] = true
+			}
 		}
 	}
 	return out
