@@ -149,3 +149,44 @@ func TestDrainOnce(t *testing.T) {
 	n.has("svc", "a b:maint")
 	n.ready()
 }
+
+// TestWhatWasDoneBesideSlots: a connection that fails while the new address of a slot is waited for costs other backends
+// nothing of what is known of them.
+func TestWhatWasDoneBesideSlots(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].HAProxy.Backend = []string{"balance static-rr"}
+		c.Services = append(c.Services, serviceNamed("other"))
+	})
+	n.needsAddServer()
+	n.start(0)
+	n.hear("a@127.0.0.1:81")
+	n.hearOf("other")
+	n.ready()
+	n.tap.on(func(string) fault { return fault{cut: true} })
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.hearOf("other", instances(t, "x@127.0.0.1:91")...)
+	eventually(t, "both are wanted", func() error {
+		w := n.gen.wanted.Load()
+		if len(w.backends["svc"].servers) != 2 || len(w.backends["other"].servers) != 1 {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
+	moved, cut := false, false
+	n.tap.on(func(line string) fault {
+		moved = moved || strings.Contains(line, " addr 127.0.0.1 port 82")
+		if moved && !cut && strings.HasPrefix(line, "show servers state") {
+			cut = true
+			return fault{cut: true}
+		}
+		return fault{}
+	})
+	n.has("other", "x")
+	n.ready()
+	n.tap.mu.Lock()
+	require.True(t, cut)
+	n.tap.mu.Unlock()
+	n.hearOf("other", asking(t, "x@127.0.0.1:91", "backup"))
+	n.has("other", "x-g2 x:maint")
+}
