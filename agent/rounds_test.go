@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,4 +190,31 @@ func TestWhatWasDoneBesideSlots(t *testing.T) {
 	n.tap.mu.Unlock()
 	n.hearOf("other", asking(t, "x@127.0.0.1:91", "backup"))
 	n.has("other", "x-g2 x:maint")
+}
+
+// TestGateOfSlowChecks: a check that has passed counts also while the next one is under way, which with slow checks is
+// most of the time.
+func TestGateOfSlowChecks(t *testing.T) {
+	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].HAProxy.ServerOptions = "check inter 1h fastinter 1ms downinter 200ms rise 2"
+		c.Services[0].HAProxy.HealthGate = true
+		c.Services[0].HAProxy.Listen = []string{"mode http", "option httpchk GET /health"}
+	})
+	if haproxytest.AtLeast(t, 3, 1) {
+		t.Skip("HAProxy waits by itself")
+	}
+	var checks atomic.Int32
+	over := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if checks.Add(1) > 1 { // the first passes, the second lasts
+			<-over
+		}
+	}))
+	defer slow.Close()
+	defer close(over)
+	n.start(0)
+	n.hear("a@" + slow.Listener.Addr().String())
+	n.serves("svc", "a", "a")
 }
