@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -501,16 +502,38 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 	return append(plan, r.planSlots(w, actual, slotted)...)
 }
 
-// share is a round's share of a plan. It notes the backends that something is left of.
+// share is a round's share of a plan, in its order: all of the backends with few steps, and of the others what comes
+// first. It notes the backends that something is left of.
 func (r *reconciler) share(plan haproxy.Plan) haproxy.Plan {
 	r.cut = map[string]bool{}
 	if len(plan) <= stepsARound || r.bad {
 		return plan
 	}
-	for _, s := range plan[stepsARound:] {
-		r.cut[s.Backend] = true
+	steps := map[string]int{}
+	for _, s := range plan {
+		steps[s.Backend]++
 	}
-	return plan[:stepsARound]
+	names := slices.SortedFunc(maps.Keys(steps), func(a, b string) int { return cmp.Or(steps[a]-steps[b], cmp.Compare(a, b)) })
+	room := stepsARound
+	for _, name := range names {
+		if steps[name] > room {
+			break
+		}
+		room -= steps[name]
+		delete(steps, name) // it is done whole
+	}
+	var now haproxy.Plan
+	for _, s := range plan {
+		switch _, large := steps[s.Backend]; {
+		case large && room == 0:
+			r.cut[s.Backend] = true
+			continue
+		case large:
+			room--
+		}
+		now = append(now, s)
+	}
+	return now
 }
 
 // inherit notes what a process that was just met has of the backends whose sets are from disk.

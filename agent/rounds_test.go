@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/haproxy"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
@@ -217,4 +219,28 @@ func TestGateOfSlowChecks(t *testing.T) {
 	n.start(0)
 	n.hear("a@" + slow.Listener.Addr().String())
 	n.serves("svc", "a", "a")
+}
+
+// TestShare: a round does small changes whole, and the beginning of large ones, in the plan's order.
+func TestShare(t *testing.T) {
+	var plan haproxy.Plan
+	steps := func(op haproxy.Action, backend string, n int) {
+		for range n {
+			plan = append(plan, haproxy.Step{Op: op, Backend: backend})
+		}
+	}
+	steps(haproxy.StepAdd, "large", stepsARound)
+	steps(haproxy.StepAdd, "larger", stepsARound)
+	steps(haproxy.StepAdd, "small", 2)
+	steps(haproxy.StepMaint, "large", 10)
+	steps(haproxy.StepMaint, "small", 1)
+	r := &reconciler{}
+	got := r.share(plan)
+	require.Len(t, got, stepsARound)
+	require.Equal(t, haproxy.Plan(slices.Concat(plan[:stepsARound-3], plan[2*stepsARound:2*stepsARound+2], plan[len(plan)-1:])), got)
+	require.Equal(t, map[string]bool{"large": true, "larger": true}, r.cut)
+	require.Len(t, r.share(plan[:stepsARound]), stepsARound)
+	require.Empty(t, r.cut)
+	r.bad = true
+	require.Equal(t, plan, r.share(plan), "nothing is left for later after a refusal")
 }
