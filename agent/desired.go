@@ -32,6 +32,9 @@ type backend struct {
 	ids     map[haproxy.Key]int // of servers that keep an id which is not Myelin's
 	most    int                 // servers that the backend may have; 0: any number
 
+	plain bool // it can be made at run time, by a HAProxy that makes backends
+	gone  bool // it was ours, and the configuration has it no more: it is to be taken away
+
 	lines, defaultsLines []string // they decide what can be done at run time
 }
 
@@ -59,6 +62,7 @@ func newBackend(c *config.Agent, f haproxy.File, s haproxy.Service, cs config.Se
 		foreign: handWritten(lines),
 		allowed: allowedWords(c.HAProxy.RegistryOptions), most: c.HAProxy.MaxServers,
 		lines: lines, defaultsLines: defaults,
+		plain: s.Plain() && f.CanAddBackends(),
 	}
 }
 
@@ -444,7 +448,7 @@ func fileOf(c *config.Agent) haproxy.File {
 	f := haproxy.File{
 		Global: h.Global, Defaults: h.Defaults,
 		SharedFrontend: h.SharedFrontend, Seed: h.ServerOrderSeed,
-		DistinctNames: h.FrontendNames == "distinct",
+		DistinctNames: h.FrontendNames == "distinct", NamedDefaults: h.FrontendNames == "distinct",
 	}
 	if h.DoSocket && len(h.SocketFilePaths) > 0 {
 		f.AdminSocket = h.SocketFilePaths[0]

@@ -78,6 +78,9 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
 	}
 	g.composer.inherit(effective, state)
+	if c.HAProxy.DoWrites {
+		g.composer.gone = g.composer.file.Drops(text)
+	}
 	for _, w := range g.composer.file.Warnings() {
 		a.log.Warn(w)
 	}

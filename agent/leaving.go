@@ -158,6 +158,11 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 	if len(r.cut) > 0 {
 		by(time.Now())
 	}
+	for _, b := range w.backends {
+		if r.emptied(b) {
+			by(time.Now())
+		}
+	}
 	for _, t := range r.retired {
 		if t.look.Before(r.sweepAt) {
 			t.look = r.sweepAt

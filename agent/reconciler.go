@@ -91,6 +91,8 @@ type reconciler struct {
 	rested   map[haproxy.Key]bool // slots that may get another address in this round
 	over     map[haproxy.Key]bool // servers that have drained when this round was planned
 	cut      map[string]bool      // backends of this round with steps that are left for the next one
+	shut     map[string]bool      // backends that are to be published
+	refused  map[string]string    // backends that HAProxy did not make, or take away, and why
 	bad      bool                 // the last round had refusals: the next one leaves nothing for later, to get past them
 	asked    map[string]uint64    // revision of each backend that a reload was asked for; none once it has what it needs
 	advised  []string             // warnings about its version that were logged last
@@ -302,7 +304,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 				continue
 			}
 			delete(s.Backends, name)
-			if w.backends[name].known && !r.attached { // see noteAbsent
+			if b := w.backends[name]; b.known && !b.gone && !r.attached { // see noteAbsent
 				s.Unfit[name] = "HAProxy has no such backend"
 			}
 		}
@@ -322,7 +324,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	}
 	var names []string
 	for name, b := range w.backends {
-		if full || r.done[name] != b.rev || timed[name] {
+		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) {
 			names = append(names, name)
 		}
 	}
@@ -356,6 +358,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
+	r.reset(w)
 	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
@@ -436,8 +439,14 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 	return nil
 }
 
-// plan is Diff's plan, less the adds that HAProxy cannot do at run time: they need a reload, which is asked for.
+// plan is what is to be done: backends, then servers.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
+	backends, rest := r.planBackends(actual, w, due)
+	return append(backends, r.planServers(actual, w, rest)...)
+}
+
+// planServers is Diff's plan, less the adds that HAProxy cannot do at run time: they need a reload, which is asked for.
+func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
 	r.recognise(actual, desired)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
@@ -490,7 +499,7 @@ func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy
 			b := w.backends[step.Backend]
 			if why := haproxy.RuntimeUnfit(b.lines, b.defaultsLines, []haproxy.Server{step.Server}, r.caps); why != "" {
 				r.unfit[step.Backend] = why
-				return r.plan(actual, w, due) // from another rung of the ladder
+				return r.planServers(actual, w, due) // from another rung of the ladder
 			}
 		}
 		if f := r.ladder.of(step.Backend); f.rung == haproxy.RungReload {

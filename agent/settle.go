@@ -23,6 +23,10 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 	for _, res := range results {
 		st := res.Step
 		k := st.Key()
+		if st.OfBackend() && (res.Err == nil || isRefusal(res.Err)) {
+			bad[st.Backend] = !r.settleBackend(res) || bad[st.Backend]
+			continue
+		}
 		if st.Op == haproxy.StepDelete && isRefusal(res.Err) {
 			t := r.retired[k] // in use, or named elsewhere in the file: wait for another grace
 			t.look = now.Add(r.graceFor())
@@ -77,14 +81,16 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		if bad[name] || r.late[name] || r.cut[name] {
 			continue
 		}
-		if _, there := r.actual[name]; !there && b.known {
+		if _, there := r.actual[name]; !there && b.known && !b.gone {
 			continue // it appears with the reload that was asked for
 		}
 		if r.told[name] != b.rev && !b.at.IsZero() {
 			r.told[name] = b.rev
 			r.metrics.propagated(now.Sub(b.at))
 		}
-		delete(r.asked, name)
+		if !r.stuck(b) {
+			delete(r.asked, name)
+		}
 		r.done[name] = b.rev
 		if b.known && !b.stale {
 			r.settled[name] = r.quarantine.without(name, b.servers)

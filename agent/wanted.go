@@ -62,6 +62,7 @@ type composer struct {
 	memos    []*memo   // of the backends
 	lookup   resolve
 	noted    stateEntries  // of the state file, as it was found at the start
+	gone     []string      // backends that were ours and are to be taken away
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
 }
 
@@ -95,6 +96,11 @@ func (k *composer) all(views []view, earlier *wanted) *wanted {
 	for i, v := range views {
 		if !v.service.HAProxy.Disabled {
 			w.backends[k.backends[i].name] = k.one(i, v, earlier)
+		}
+	}
+	for _, name := range k.gone {
+		if _, there := w.backends[name]; !there {
+			w.backends[name] = wantedBackend{backend: backend{name: name, gone: true}, known: true, rev: 1}
 		}
 	}
 	return w

@@ -12,17 +12,24 @@ type Action uint8
 
 // The actions, in no order; a Plan has the order.
 const (
-	StepAdd      Action = iota + 1 // a new server object, brought to the wanted state
-	StepReady                      // take traffic (again)
-	StepDrain                      // no new traffic but for persistence
-	StepMaint                      // no new traffic, no checks
-	StepWeight                     // another weight
-	StepMaxconn                    // another limit of connections
-	StepCheck                      // switch the health check on, so that its result can be waited for
-	StepShutdown                   // end the sessions of a server in maintenance
-	StepAddr                       // another address for a slot; see DiffSlots
-	StepDelete                     // remove the object, which must be in maintenance
+	StepAdd           Action = iota + 1 // a new server object, brought to the wanted state
+	StepReady                           // take traffic (again)
+	StepDrain                           // no new traffic but for persistence
+	StepMaint                           // no new traffic, no checks
+	StepWeight                          // another weight
+	StepMaxconn                         // another limit of connections
+	StepCheck                           // switch the health check on, so that its result can be waited for
+	StepShutdown                        // end the sessions of a server in maintenance
+	StepAddr                            // another address for a slot; see DiffSlots
+	StepDelete                          // remove the object, which must be in maintenance
+	StepAddBackend                      // a new backend without servers, which takes no traffic yet; see Backends
+	StepPublish                         // have a backend take traffic
+	StepUnpublish                       // no new traffic for a backend
+	StepDeleteBackend                   // remove a backend, which must be unpublished and without servers
 )
+
+// DefaultsName is the name of the file's defaults section, which a backend made at run time takes its settings from.
+const DefaultsName = "myelin"
 
 // String is the action's name in logs and in the label of a metric.
 func (a Action) String() string {
@@ -47,6 +54,14 @@ func (a Action) String() string {
 		return "addr"
 	case StepDelete:
 		return "delete"
+	case StepAddBackend:
+		return "add-backend"
+	case StepPublish:
+		return "publish"
+	case StepUnpublish:
+		return "unpublish"
+	case StepDeleteBackend:
+		return "delete-backend"
 	}
 	return "unknown"
 }
@@ -133,7 +148,7 @@ type View struct {
 	Mine      map[Key]bool    // with Attached: servers that are known as ours whatever their ids
 }
 
-// Step is one change of one server.
+// Step is one change of one server, or of a backend: then Server is empty.
 type Step struct {
 	Op       Action
 	Backend  string
@@ -143,6 +158,17 @@ type Step struct {
 	Later    bool     // StepAdd: the check is switched on by a step of its own
 	Occupant string   // the server in question, where Server is a slot
 	Why      string   // one line for people
+}
+
+// OfBackend tells whether the step is about a backend and not about a server.
+func (s Step) OfBackend() bool { return s.Op >= StepAddBackend }
+
+// about names what the step is about, in a plan and in errors.
+func (s Step) about() string {
+	if s.OfBackend() {
+		return s.Backend
+	}
+	return s.Backend + "/" + s.Server.Name
 }
 
 // Key names the server object that the step is about.
@@ -203,6 +229,14 @@ func (s Step) words() [][]string {
 		return [][]string{{"shutdown", "sessions", "server", target}}
 	case StepDelete:
 		return [][]string{{"del", "server", target}}
+	case StepAddBackend:
+		return [][]string{{"add", "backend", s.Backend, "from", DefaultsName}}
+	case StepPublish:
+		return [][]string{{"publish", "backend", s.Backend}}
+	case StepUnpublish:
+		return [][]string{{"unpublish", "backend", s.Backend}}
+	case StepDeleteBackend:
+		return [][]string{{"del", "backend", s.Backend}}
 	}
 	return nil
 }
@@ -247,13 +281,16 @@ func (s Step) addrWords(target string) []string {
 
 // failed says what an error happened to. The name is quoted: a step that cannot be sent may have any.
 func (s Step) failed(err error) error {
-	return fmt.Errorf("%s %q: %w", s.Op, clip(s.Backend+"/"+s.Server.Name), err)
+	return fmt.Errorf("%s %q: %w", s.Op, clip(s.about()), err)
 }
 
 // check tells whether everything in the step can be sent.
 func (s Step) check() error {
 	if err := CheckName(s.Backend); err != nil {
 		return fmt.Errorf("backend: %w", err)
+	}
+	if s.OfBackend() {
+		return nil
 	}
 	if err := checkServerName(s.Server.Name); err != nil {
 		return fmt.Errorf("server: %w", err)
@@ -364,6 +401,9 @@ func After(servers []Server, steps []Step) []Server {
 	}
 	gone := false
 	for _, s := range steps {
+		if s.OfBackend() {
+			continue
+		}
 		i := index(s.Server.Name)
 		switch {
 		case s.Op == StepAdd && i < 0:
@@ -393,7 +433,7 @@ type Plan []Step
 func (p Plan) String() string {
 	var b strings.Builder
 	for _, s := range p {
-		fmt.Fprintf(&b, "# %s/%s: %s\n", s.Backend, s.Server.Name, s.Why)
+		fmt.Fprintf(&b, "# %s: %s\n", s.about(), s.Why)
 		for _, c := range s.Commands() {
 			b.WriteString(c)
 			b.WriteByte('\n')

@@ -36,6 +36,9 @@ type File struct {
 	// DistinctNames has a frontend named otherwise than any backend, which HAProxy asks for from 3.3 on. Otherwise
 	// both have the name of their service, as SmartStack's have.
 	DistinctNames bool
+
+	// NamedDefaults names the defaults section, so that backends can be made from it at run time (3.4).
+	NamedDefaults bool
 }
 
 // Section is a section written by hand, such as "listen stats".
@@ -166,7 +169,11 @@ func (f File) render(servers State, static string) []byte {
 		global = append(slices.Clip(global), "setenv "+StaticVariable+" "+static)
 	}
 	writeSection(&b, "global", global)
-	writeSection(&b, "defaults", f.DefaultsLines())
+	if f.NamedDefaults {
+		writeSection(&b, "defaults "+DefaultsName, f.DefaultsLines())
+	} else {
+		writeSection(&b, "defaults", f.DefaultsLines())
+	}
 	for _, e := range f.Extra {
 		writeSection(&b, e.Title, e.Lines)
 	}
@@ -291,20 +298,37 @@ func rank(seed, name string) uint64 {
 }
 
 // StaticOfText is File.Static computed from a file's text, also one that Synapse wrote: comments, blanks, the mark
-// itself and the agent's servers do not count. A server line of a backend is the agent's when "id" and a number
+// itself, the name of the defaults section and the agent's servers do not count, nor do backends without lines of their
+// own: whether the HAProxy that runs has them, it can be asked, and some can make them without a reload. A server line of a backend is the agent's when "id" and a number
 // follow the address, which is how Synapse and Render write it; a hand-written one should have them further behind.
 func StaticOfText(cfg []byte) string {
 	h := sha256.New()
 	var line []byte
-	eachLine(cfg, func(kind, _, _ string, words []string) {
-		if isAgentServer(kind, words) || isMark(kind, words) {
-			return
-		}
+	add := func(words []string) {
 		line = line[:0]
 		for _, w := range words {
 			line = append(append(line, w...), 0)
 		}
 		_, _ = h.Write(append(line, '\n'))
+	}
+	var title []string // of a backend that had no line yet
+	eachLine(cfg, func(kind, _, _ string, words []string) {
+		switch {
+		case isAgentServer(kind, words) || isMark(kind, words):
+			return
+		case isPlainTitle(words):
+			title = words
+			return
+		case isSection(words[0]):
+			title = nil
+			if len(words) == 2 && words[0] == "defaults" && words[1] == DefaultsName {
+				words = words[:1]
+			}
+		case title != nil:
+			add(title)
+			title = nil
+		}
+		add(words)
 	})
 	return hex.EncodeToString(h.Sum(nil))[:staticDigits]
 }
@@ -319,6 +343,44 @@ func isAgentServer(kind string, words []string) bool {
 	}
 	_, err := strconv.Atoi(words[4])
 	return err == nil
+}
+
+// isPlainTitle tells whether a line begins a backend that takes everything from the defaults section above it.
+func isPlainTitle(words []string) bool { return len(words) == 2 && words[0] == "backend" }
+
+// Plain tells whether the service is a backend without a frontend and without lines of its own, so that a HAProxy which
+// can make backends at run time can make it.
+func (s Service) Plain() bool { return !s.Disabled && !s.HasFrontend && len(s.BackendLines()) == 0 }
+
+// CanAddBackends tells whether a backend made at run time would be as the file has it: made from the defaults section
+// that the file's own backends follow.
+func (f File) CanAddBackends() bool {
+	return f.NamedDefaults && !slices.ContainsFunc(f.Extra, func(s Section) bool {
+		w := configWords(s.Title)
+		return len(w) > 0 && w[0] == "defaults"
+	})
+}
+
+// Drops names the plain backends of an earlier file, given by its text, that f has no more, sorted.
+func (f File) Drops(earlier []byte) []string {
+	has := map[string]bool{}
+	eachLine(f.render(nil, ""), func(_, _, _ string, words []string) {
+		if len(words) > 1 && (words[0] == "backend" || words[0] == "listen") {
+			has[words[1]] = true
+		}
+	})
+	var plain []string
+	eachLine(earlier, func(kind, name, _ string, words []string) {
+		switch {
+		case isPlainTitle(words):
+			plain = append(plain, name)
+		case kind == "backend" && !isSection(words[0]) && !isAgentServer(kind, words):
+			plain = slices.DeleteFunc(plain, func(p string) bool { return p == name })
+		}
+	})
+	plain = slices.DeleteFunc(plain, func(p string) bool { return has[p] })
+	slices.Sort(plain)
+	return slices.Compact(plain)
 }
 
 // ServersOfText are the servers in a file that Render or Synapse wrote, in the file's order: what HAProxy cannot tell

@@ -99,6 +99,8 @@ func TestStaticIgnoresServersAndNothingElse(t *testing.T) {
 		require.Equal(t, f.Static(), StaticOfText(f.Render(base.Servers)), name)
 	}
 	for name, change := range map[string]func(*File){
+		"defaults named":   func(f *File) { f.NamedDefaults = true },
+		"plain backend":    func(f *File) { f.Services = append(slices.Clone(f.Services), Service{Name: "plain"}) },
 		"order of servers": edit(func(s *Service) { s.Order = "desc" }),
 		"seed":             func(f *File) { f.Seed = "1" },
 	} {
@@ -283,4 +285,31 @@ func renderedServices(services, servers int) (File, State) {
 		}
 	}
 	return f, state
+}
+
+// TestPlainBackends: which backends HAProxy could make by itself, and which of an earlier file are left over.
+func TestPlainBackends(t *testing.T) {
+	earlier := File{NamedDefaults: true, Services: []Service{
+		{Name: "stays"}, {Name: "goes", BackendName: "went"}, {Name: "lines", Backend: []string{"balance first"}},
+		{Name: "port", HasFrontend: true, Bind: "127.0.0.1:1"}, {Name: "hand"}, {Name: "off", Disabled: true},
+	}}
+	var plain []string
+	for _, s := range earlier.Services {
+		if s.Plain() {
+			plain = append(plain, s.Name)
+		}
+	}
+	require.Equal(t, []string{"stays", "goes", "hand"}, plain)
+	require.True(t, earlier.CanAddBackends())
+
+	servers := State{"went": {{Name: "a", Addr: netip.MustParseAddrPort("10.0.0.1:80"), ID: 1, Weight: 1}}}
+	text := earlier.Render(servers)
+	require.Empty(t, earlier.Drops(text))
+	now := File{Services: []Service{{Name: "stays"}}, Extra: []Section{{Title: "backend hand"}}}
+	require.Equal(t, []string{"port", "went"}, now.Drops(text))
+	require.Empty(t, now.Drops(nil))
+	require.False(t, now.CanAddBackends(), "its defaults have no name")
+	now.NamedDefaults = true
+	now.Extra = append(now.Extra, Section{Title: "defaults other"})
+	require.False(t, now.CanAddBackends(), "the file's own backends follow the other defaults")
 }

@@ -45,11 +45,15 @@ const (
 	expectAdded                      // add server
 	expectDeleted                    // del server
 	expectMoved                      // set server ... addr
+	expectBackend                    // add, del, publish, unpublish backend
 	expectData                       // show, get: anything that bears no severity
 )
 
 // expectationOf goes by the first word of a command.
 func expectationOf(command string) expectation {
+	if f := strings.Fields(command); len(f) > 1 && f[1] == "backend" && f[0] != "show" {
+		return expectBackend
+	}
 	switch verb, _, _ := strings.Cut(command, " "); verb {
 	case "add":
 		return expectAdded
@@ -77,6 +81,10 @@ func judge(command, reply string, want expectation) error {
 		return nil
 	case want == expectMoved && severity == 4 && moved(command, text):
 		return nil // a warning by its number, and yet all that there is to say
+	case want == expectBackend && severity == 6 && lastOf(text) == backendDone(command):
+		return nil
+	case want == expectBackend && severity == 3 && text == "No such backend." && strings.HasPrefix(command, "del "):
+		return nil
 	case want == expectDeleted && severity == 6 && text == "Server deleted.":
 		return nil
 	case want == expectDeleted && severity == 3 && text == "No such server.":
@@ -88,6 +96,22 @@ func judge(command, reply string, want expectation) error {
 		kind = ErrUnfit
 	}
 	return &ReplyError{Command: command, Text: clip(text), Kind: kind}
+}
+
+// backendDone is what HAProxy says when a command about a backend worked (3.4). It may stand behind messages about
+// servers that the connection was not told of before.
+func backendDone(command string) string {
+	switch verb, _, _ := strings.Cut(command, " "); verb {
+	case "add":
+		return "New backend registered."
+	case "publish":
+		return "Backend published."
+	case "unpublish":
+		return "Backend unpublished."
+	case "del":
+		return "Backend deleted."
+	}
+	return ""
 }
 
 // lastOf is the last line: warnings about a server line stand before the success (cli_umsg in HAProxy's
@@ -163,6 +187,10 @@ func kindOf(text string) error {
 		return ErrBusy
 	case strings.HasPrefix(text, "Unknown command"):
 		return ErrUnknownCommand
+	case has("Cannot find default proxy "),
+		has("Error during backend creation : "),
+		has("This proxy cannot be removed at runtime due to other configuration elements pointing to it."):
+		return ErrUnfit
 	case has("option is not accepted for dynamic server"),
 		has("unknown keyword '"),
 		has("Backend does not support dynamic servers"), // 3.4

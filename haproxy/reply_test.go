@@ -24,6 +24,18 @@ func TestJudge(t *testing.T) {
 		{del, "[6]: Server deleted.\n", nil}, // 3.x
 		{del, "[3]: No such server.\n", nil}, // done already
 		{"show backend", "# name\nb\n", nil},
+		{"add backend b from myelin", "[6]: New backend registered.\n", nil}, // those about backends: 3.4.7
+		{"publish backend b", "[6]: Backend published.\n", nil},
+		{"unpublish backend b", "[6]: Backend unpublished.\n", nil},
+		{"del backend b", "[6]: backend 'b' has no server available!\nServer deleted.\nBackend deleted.\n", nil},
+		{"del backend b", "[3]: No such backend.\n", nil},
+		{"publish backend b", "[3]: No such backend.\n", ErrNoBackend},
+		{"publish backend b", "[6]: Backend unpublished.\n", ErrUnknownReply},
+		{"add backend b from myelin", "[3]: Cannot find default proxy 'myelin'.\n", ErrUnfit},
+		{"add backend b from myelin", "[3]: Error during backend creation : name is already used by other proxy 'frontend b'.\n", ErrUnfit},
+		{"del backend b", "[3]: This proxy cannot be removed at runtime due to other configuration elements pointing to it.\n", ErrUnfit},
+		{"del backend b", "[3]: Only a backend without server can be deleted.\n", ErrUnknownReply},
+		{"add backend b from myelin", "[6]: Unknown command, but maybe one of the following ones is a better match:\n  add map ...\n", ErrUnknownCommand},
 		{"get weight b/s", "1 (initial 1)\n", nil},
 
 		{set, "[3]: No such backend.\n", ErrNoBackend},
