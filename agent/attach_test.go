@@ -231,3 +231,21 @@ func TestMastersAreWatched(t *testing.T) {
 		return nil
 	})
 }
+
+// TestAttachedBackendIsTheFilesChoice: the registry may not send a service's servers into another section of the file
+// that people write.
+func TestAttachedBackendIsTheFilesChoice(t *testing.T) {
+	n := newAttached(t, "backend svc")
+	n.config.Services[0].Discovery.GeneratorConfigPath = "/svc"
+	n.start(0)
+	n.holding(`{"haproxy": {"backend_name": "others", "server_options": "check inter 7s"}}`, "a@127.0.0.1:81")
+	eventually(t, "it shows", func() error {
+		if s := n.service("svc"); !s.Remote || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "backend_name") {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	n.ready()
+	n.has("svc", "a")
+	n.has("others", "web1")
+}
