@@ -204,7 +204,7 @@ func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, l *
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
+		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]draining{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(), ladder: l, again: func() {},
 		attached: !cfg.HAProxy.DoWrites,
