@@ -267,6 +267,11 @@ func (g *generation) take(snap discovery.Snapshot) {
 func (g *generation) reconfigure(c *config.Agent) {
 	k := newComposer(c, g.resolver.resolve, g.composer.onDisk)
 	k.inherit(c, g.composer.noted)
+	if c.HAProxy.DoWrites {
+		k.gone = append(k.file.Drops(g.composer.file.Render(nil)), g.composer.gone...)
+		slices.Sort(k.gone)
+		k.gone = slices.Compact(k.gone)
+	}
 	views := slices.Clone(g.views)
 	for i := range views {
 		views[i].service.HAProxy, views[i].service.FileOutputDisabled = c.Services[i].HAProxy, c.Services[i].FileOutputDisabled

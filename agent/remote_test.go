@@ -409,3 +409,42 @@ func TestRemoteConfigFlaps(t *testing.T) {
 		require.Equal(t, before+2, accepted.Load())
 	})
 }
+
+// TestRemotelyDisabled: a backend that the registry takes away is gone from HAProxy, also one that has neither a frontend
+// nor lines of its own, and comes back with it.
+func TestRemotelyDisabled(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.HAProxy.FrontendNames = "distinct" // as for HAProxy 3.3 and later, where backends can be made at run time
+		c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		c.Services = append(c.Services, serviceNamed("other"))
+	})
+	n.start(0)
+	n.gen.remotes.gap = 0 // read by the goroutine only after the first acceptance
+	n.hearOf("other", instances(t, "o@127.0.0.1:99")...)
+	for range 2 {
+		n.holding("", "a@127.0.0.1:81")
+		n.has("svc", "a")
+		n.ready()
+		n.holding(`{"haproxy": {"disabled": true}}`, "a@127.0.0.1:81")
+		eventually(t, "the backend is gone", func() error {
+			state, err := n.state()
+			if _, there := state["svc"]; err == nil && there {
+				err = errors.New("it is there")
+			}
+			return err
+		})
+		n.has("other", "o")
+	}
+}
+
+// TestGoneIsAChange: a backend that is to be taken away is another state than the one that was wanted before, once.
+func TestGoneIsAChange(t *testing.T) {
+	with := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
+	before := newComposer(with, nil, nil).all([]view{newView(with.Services[0])}, nil)
+	k := newComposer(&config.Agent{}, nil, nil)
+	k.gone = []string{"svc"}
+	after := k.all(nil, before)
+	require.True(t, after.backends["svc"].gone)
+	require.NotEqual(t, before.backends["svc"].rev, after.backends["svc"].rev)
+	require.Equal(t, after.backends["svc"].rev, k.all(nil, after).backends["svc"].rev)
+}

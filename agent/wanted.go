@@ -100,7 +100,13 @@ func (k *composer) all(views []view, earlier *wanted) *wanted {
 	}
 	for _, name := range k.gone {
 		if _, there := w.backends[name]; !there {
-			w.backends[name] = wantedBackend{backend: backend{name: name, gone: true}, known: true, rev: 1}
+			b := wantedBackend{backend: backend{name: name, gone: true}, known: true, rev: 1}
+			if earlier != nil && earlier.backends[name].rev > 0 {
+				if b.rev = earlier.backends[name].rev; !earlier.backends[name].gone {
+					b.rev++
+				}
+			}
+			w.backends[name] = b
 		}
 	}
 	return w
