@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -67,17 +68,27 @@ func (f *reloads) starts() []time.Duration {
 func TestReloadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logtest.NewNullLogger()
+		var mu sync.Mutex
 		var seen []string
 		fails := true
 		did := func(what string) func(context.Context) error {
 			return func(context.Context) error {
+				mu.Lock()
 				seen = append(seen, what)
+				mu.Unlock()
 				time.Sleep(time.Second)
+				mu.Lock()
+				defer mu.Unlock()
 				if fails {
 					return errors.New("one is away")
 				}
 				return nil
 			}
+		}
+		now := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(seen)
 		}
 		r := NewReloader(ReloaderOptions{Reload: did("reload"), Again: did("again"), Interval: 2 * time.Second, Log: log})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -87,12 +98,15 @@ func TestReloadAgain(t *testing.T) {
 		time.Sleep(6500 * time.Millisecond) // the third is under way
 		r.Request("a")
 		time.Sleep(6 * time.Second)
-		require.Equal(t, []string{"reload", "again", "again", "reload", "again"}, seen)
+		require.Equal(t, []string{"reload", "again", "again", "reload", "again"}, now())
+		mu.Lock()
 		fails = false
+		mu.Unlock()
 		time.Sleep(10 * time.Second)
 		r.Request("b")
 		time.Sleep(time.Second)
-		require.Equal(t, []string{"again", "reload"}, seen[len(seen)-2:])
+		all := now()
+		require.Equal(t, []string{"again", "reload"}, all[len(all)-2:])
 		cancel()
 		<-done
 	})
