@@ -1,19 +1,23 @@
 package agent
 
 import (
+	"context"
+
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
-// reset forgets what is known of the backends of a HAProxy that is replaced. Those that can be made at run time are
-// published again: an agent that ended between the two commands leaves one that takes no traffic, and HAProxy does not
-// tell.
-func (r *reconciler) reset(w *wanted) {
+// inspect finds out which backends of a HAProxy that was just met are to be published: an agent that ended between the
+// two commands leaves one that takes no traffic, as does a service that was taken away and is there again.
+func (r *reconciler) inspect(ctx context.Context, c *haproxy.Client, w *wanted) error {
 	r.shut, r.refused = map[string]bool{}, map[string]string{}
-	for name, b := range w.backends {
-		if b.plain {
-			r.shut[name] = true
-		}
+	if !r.caps.DynamicBackends || r.attached {
+		return nil
 	}
+	shut, err := c.Unpublished(ctx)
+	for _, name := range shut {
+		r.shut[name] = w.backends[name].plain
+	}
+	return err
 }
 
 // stuck tells whether a backend that is to be taken away needs a reload for it.

@@ -67,7 +67,9 @@ func site(t *testing.T, says string) string {
 // comes again without a reload.
 func TestBackendsAtRunTime(t *testing.T) {
 	haproxytest.RequireAtLeast(t, 3, 4, "backends added at run time")
-	n := newNode(t, func(c *config.Agent) { c.HAProxy.ExtraSections = []config.Section{entry(filepath.Dir(c.HAProxy.ConfigFilePath))} })
+	n := newNode(t, func(c *config.Agent) {
+		c.HAProxy.ExtraSections = []config.Section{entry(filepath.Dir(c.HAProxy.ConfigFilePath))}
+	})
 	n.start(0)
 	a, b := site(t, "a"), site(t, "b")
 	n.hear(a)
