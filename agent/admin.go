@@ -142,11 +142,13 @@ th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
 <h1>myelin agent <span class="{{if .Ready}}ok">ready{{else}}bad">not ready{{end}}</span></h1>
 <p class="note">{{.Version}}, started {{ago .Started}}, <code>{{.Config}}</code>, generation {{.Generation}}</p>
 {{range .Waiting}}<p class="bad">waiting: {{.}}</p>{{end}}
+{{with .Exports.Error}}<p class="bad">files for other programs are not up to date: {{.}}</p>{{end}}
 {{with .Snapshots.Error}}<p class="bad">what is in force is not kept in {{$.Snapshots.Path}}: {{.}}</p>{{end}}
 <h2>Services</h2>
 <table><tr><th>service<th>path<th class="n">listed<th class="n">active<th class="n">ready<th class="n">rejected<th>last change<th>note</tr>
 {{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if .FromDisk}}<span class="bad">from disk, as it was {{ago .FromDisk}}: nothing heard yet</span>{{else if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}{{if .Reason}} <span class="note">changes by {{.Rung}}: {{.Reason}}</span>{{end}}</tr>
 {{range .Unresolved}}<tr><td><td colspan="7" class="bad"><code>{{.Name}}</code> does not resolve, first seen {{ago .Since}}: {{.Error}}; {{with .Address}}its last address {{.}} stays{{else}}its instances are left out{{end}}</tr>
+{{end}}{{range .Problems}}<tr><td><td colspan="7" class="bad">configuration from the registry is not used: {{.}}</tr>
 {{end}}{{range .Rejected}}<tr><td><td colspan="7" class="note">left out: <code>{{.Node}}</code>: {{.Reason}}: {{.Detail}}</tr>{{end}}{{end}}</table>
 {{with .Registrations}}<h2>Registered by this process</h2>
 <table><tr><th>service<th>path<th>state<th>registered<th>node<th>note</tr>

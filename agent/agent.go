@@ -3,9 +3,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,7 +179,8 @@ func (a *Agent) judge(ctx context.Context, cfg *config.Agent) error {
 
 // checkFile asks HAProxy's binary about the file that cfg leads to.
 func checkFile(ctx context.Context, cfg *config.Agent) error {
-	f, err := os.CreateTemp(filepath.Dir(cfg.HAProxy.ConfigFilePath), ".haproxy-*.cfg")
+	dir := filepath.Dir(cmp.Or(cfg.HAProxy.CandidateConfigFilePath, cfg.HAProxy.ConfigFilePath)) // where we may write
+	f, err := os.CreateTemp(dir, ".haproxy-*.cfg")
 	if err != nil {
 		return fmt.Errorf("write a file to check: %w", err)
 	}
@@ -190,15 +193,23 @@ func checkFile(ctx context.Context, cfg *config.Agent) error {
 }
 
 // judgeRemote asks HAProxy what it thinks of a configuration that differs from base in what the registry says. Where
-// HAProxy's binary is not there, or refuses base as well (it may not be the one that runs), nobody is asked.
+// HAProxy's binary is not there, or refuses base as well (it may not be the one that runs), nobody knows: errNotAsked. A
+// host's own file has somebody who looks at what becomes of it; what comes from the registry reaches all hosts at once, and
+// a line that HAProxy does not take would keep it from its next start.
 func (a *Agent) judgeRemote(base *config.Agent) func(context.Context, *config.Agent) error {
 	return func(ctx context.Context, c *config.Agent) error {
-		if !c.HAProxy.DoWrites || c.HAProxy.ConfigFilePath == "" {
+		if !c.HAProxy.DoWrites || c.HAProxy.ConfigFilePath == "" || c.HAProxy.NoChecks {
 			return nil
 		}
 		err := checkFile(ctx, c)
-		if err == nil || errors.Is(err, exec.ErrNotFound) || checkFile(ctx, base) != nil {
+		if err == nil {
 			return nil
+		}
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w; let haproxy.binary name it, or write do_checks = false to do without", errNotAsked, err)
+		}
+		if refused := checkFile(ctx, base); refused != nil {
+			return fmt.Errorf("%w: it refuses this host's own file too: %w; let haproxy.binary name the one that runs, or write do_checks = false to do without", errNotAsked, refused)
 		}
 		return fmt.Errorf("HAProxy refuses it: %w", err)
 	}

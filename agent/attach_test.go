@@ -88,6 +88,28 @@ func TestAttached(t *testing.T) {
 	require.Zero(t, n.reloads())
 }
 
+// TestAttachedNames: what HAProxy has of a name that does not resolve stays over a restart of the agent, also when its
+// address changed before, and with it the object.
+func TestAttachedNames(t *testing.T) {
+	n := newAttached(t, "backend svc")
+	known := &names{addrs: map[string][]string{"web.example.com": {"127.0.0.1"}}, count: map[string]int{}}
+	n.resolves(known)
+	n.start(0)
+	n.hear("a@web.example.com:81", "b@127.0.0.1:82")
+	n.has("svc", "a b")
+	known.set("web.example.com", "127.0.0.2")
+	n.has("svc", "a-g2 a:maint b")
+	n.ready()
+	n.stop()
+	known.set("web.example.com")
+	n.start(0)
+	n.hear("a@web.example.com:81", "b@127.0.0.1:82", "c@127.0.0.1:83")
+	n.has("svc", "a-g2 a:maint b c")
+	n.ready()
+	n.hear("a@web.example.com:81", "c@127.0.0.1:83")
+	n.has("svc", "a-g2 a:maint b:maint c")
+}
+
 // TestAttachedExplicitIDs: an id that a registration asks for says nothing of who made the server. It is ours when we
 // added it, or found it as it is wanted.
 func TestAttachedExplicitIDs(t *testing.T) {
@@ -208,4 +230,22 @@ func TestMastersAreWatched(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAttachedBackendIsTheFilesChoice: the registry may not send a service's servers into another section of the file
+// that people write.
+func TestAttachedBackendIsTheFilesChoice(t *testing.T) {
+	n := newAttached(t, "backend svc")
+	n.config.Services[0].Discovery.GeneratorConfigPath = "/svc"
+	n.start(0)
+	n.holding(`{"haproxy": {"backend_name": "others", "server_options": "check inter 7s"}}`, "a@127.0.0.1:81")
+	eventually(t, "it shows", func() error {
+		if s := n.service("svc"); !s.Remote || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "backend_name") {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	n.ready()
+	n.has("svc", "a")
+	n.has("others", "web1")
 }

@@ -174,8 +174,10 @@ func TestUnresolvedIsNotGone(t *testing.T) {
 	w := k.all([]view{v}, nil)
 	running := haproxy.Server{Name: "a_nowhere.example.com:80", Addr: netip.MustParseAddrPort("10.0.0.9:80"), ID: 9, Weight: 1}
 	gone := haproxy.Server{Name: "c_10.0.0.8:80", Addr: netip.MustParseAddrPort("10.0.0.8:80"), ID: 8, Weight: 1}
-	plan := haproxy.Diff(haproxy.State{"svc": {running, gone}}, w.state(w.names(), newQuarantine()),
-		haproxy.View{Foreign: foreign(w, w.names())})
+	later := running
+	later.Name, later.ID = haproxy.GenerationName(running.Name, 2), 10
+	actual := haproxy.State{"svc": {running, later, gone}}
+	plan := haproxy.Diff(actual, w.state(w.names(), newQuarantine()), haproxy.View{Foreign: foreign(w, actual, w.names())})
 	require.NotContains(t, plan.String(), running.Name)
 	require.Contains(t, plan.String(), "set server svc/"+gone.Name+" state maint")
 }

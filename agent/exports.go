@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-
-	"github.com/myelin-sd/myelin/config"
 )
 
 const (
@@ -18,13 +16,13 @@ const (
 // exports keeps the files that other programs read in step with what is in force: Synapse's state file, and
 // file_output's. It is never in the way of a change: one that comes while it writes is written the next time.
 type exports struct {
-	services []config.Service
-	views    func() []view
-	wanted   func() *wanted
-	backend  func(i int) string // HAProxy's section of a service, by index
-	wake     <-chan struct{}    // capacity one: something changed
-	inForce  <-chan struct{}    // closed when the configuration has proved itself
-	log      logrus.FieldLogger
+	views   func() []view
+	wanted  func() *wanted
+	backend func(i int) string // HAProxy's section of a service, by index
+	wake    <-chan struct{}    // capacity one: something changed
+	inForce <-chan struct{}    // closed when the configuration has proved itself
+	proved  bool               // it is: what it has no use for may be deleted
+	log     logrus.FieldLogger
 
 	state  *stateFile   // nil: none is kept
 	output *outputFiles // nil: none are
@@ -53,9 +51,8 @@ func (x *exports) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-x.inForce:
-			x.inForce = nil
-			x.prune()
-			continue
+			x.inForce, x.proved = nil, true
+			x.write(false)
 		case <-x.wake:
 			x.write(false)
 		case <-tick.C:
@@ -81,26 +78,24 @@ func (x *exports) write(verify bool) {
 	var failed []error
 	if x.state != nil {
 		x.state.update(views, x.wanted(), x.backend, time.Now())
-		failed = append(failed, x.state.write(x.services))
+		failed = append(failed, x.state.write(views))
 	}
 	if x.output != nil {
 		failed = append(failed, x.output.write(views, verify))
+		if x.proved {
+			failed = append(failed, x.prune(views))
+		}
 	}
 	x.note(failed)
 }
 
-// prune deletes files of services that this configuration does not have.
-func (x *exports) prune() {
-	if x.output == nil {
-		return
-	}
-	removed, err := x.output.prune()
+// prune deletes files of services that this configuration does not have, or that are to have none.
+func (x *exports) prune(views []view) error {
+	removed, err := x.output.prune(views)
 	for _, name := range removed {
 		x.log.WithField("service", name).Info("its file in file_output.output_directory is deleted: the configuration has it no more")
 	}
-	if err != nil {
-		x.log.WithField("err", err).Warn("files of old services stay in file_output.output_directory")
-	}
+	return err
 }
 
 // note logs only the changes of how writing goes.

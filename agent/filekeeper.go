@@ -50,7 +50,7 @@ type filekeeper struct {
 	onDisk     haproxy.State
 	diskStatic string            // digest of the static part on disk; empty: no file
 	running    map[string]string // digest each HAProxy was started with, by socket
-	asked      map[string]bool   // digests that a reload was asked for
+	asked      string            // the digest that a reload was last asked for
 	written    *wanted           // what the file was last brought up to
 	climbed    uint64            // and the ladder's revision
 	due        []string          // reasons for a reload that waits for the file
@@ -80,7 +80,7 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		writes: h.DoWrites && h.ConfigFilePath != "", reloads: h.DoReloads, sockets: h.DoSocket,
 		quarantine: newQuarantine(),
 		original:   original, onDisk: haproxy.ServersOfText(original),
-		running: map[string]string{}, asked: map[string]bool{},
+		running: map[string]string{},
 	}
 	k.ladder = newLadder(w(), k.onDisk)
 	k.try(k.onDisk)
@@ -102,17 +102,17 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 		k.plain = k.checked // the operator wants every file checked, not only a changed static part
 	}
 
-	var reload func(context.Context) error
+	var reload, again func(context.Context) error
 	if h.Run {
 		k.process = haproxy.NewProcess(processOptions(c, log))
 		reload = k.process.Reload
 	} else {
 		k.operated = operatedBy(h, log)
-		reload = reloadOf(h, k.operated)
+		reload, again = reloadOf(h, k.operated)
 	}
 	if k.reloads = k.reloads && reload != nil; k.reloads {
 		k.reloader = haproxy.NewReloader(haproxy.ReloaderOptions{
-			Reload: reload, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
+			Reload: reload, Again: again, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
 		})
 	}
 	return k
@@ -346,8 +346,8 @@ func (k *filekeeper) processLoaded(socket, static string, found bool) {
 	k.compare()
 }
 
-// compare asks for a reload where a HAProxy runs with another static part than the file has. It asks once for each
-// static part: a HAProxy that comes back without it reads another file, and more reloads would not change that.
+// compare asks for a reload where a HAProxy runs with another static part than the file has. It asks once while that is
+// wanted: a HAProxy that comes back without it reads another file, and more reloads would not change that.
 func (k *filekeeper) compare() {
 	k.mu.Lock()
 	want, wrong, ask := k.wanted().static, "", false
@@ -357,8 +357,8 @@ func (k *filekeeper) compare() {
 		}
 	}
 	if wrong != "" {
-		ask = !k.asked[want]
-		k.asked[want] = true
+		ask = k.asked != want
+		k.asked = want
 	}
 	k.unmet = ""
 	if wrong != "" && (!k.reloads || !ask) {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 )
 
@@ -23,15 +22,14 @@ const outputLedger = ".myelin-services"
 // outputFiles keeps one JSON file for each service with its instances, as Synapse's file_output does, for programs that
 // read them. It belongs to one goroutine.
 type outputFiles struct {
-	dir      string
-	services []config.Service
+	dir string
 
 	ledger  map[string]bool                 // services whose files may be there because of us
 	written map[string][]discovery.Instance // what each file was last brought up to
 }
 
-func newOutputFiles(dir string, services []config.Service) *outputFiles {
-	return &outputFiles{dir: dir, services: services, written: map[string][]discovery.Instance{}}
+func newOutputFiles(dir string) *outputFiles {
+	return &outputFiles{dir: dir, written: map[string][]discovery.Instance{}}
 }
 
 // write brings the files up to date. Services of which nothing is known keep theirs. Each file that cannot be written
@@ -124,15 +122,14 @@ func (o *outputFiles) keepLedger() error {
 	return replaceFile(path, path+".tmp", []byte(text))
 }
 
-// prune deletes our files of services that the configuration does not have any more, or has no file for, and returns
-// their names.
-func (o *outputFiles) prune() (removed []string, err error) {
+// prune deletes our files of services that are not there any more, or have no file, and returns their names.
+func (o *outputFiles) prune(views []view) (removed []string, err error) {
 	if err := o.enter(nil); err != nil {
 		return nil, err
 	}
 	wanted := map[string]bool{}
-	for _, s := range o.services {
-		wanted[s.Name] = !s.FileOutputDisabled
+	for _, v := range views {
+		wanted[v.service.Name] = !v.service.FileOutputDisabled
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(o.ledger)) {
@@ -140,10 +137,11 @@ func (o *outputFiles) prune() (removed []string, err error) {
 			continue
 		}
 		if err := os.Remove(o.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove the file of service %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("remove file_output of service %s: %w", name, err))
 			continue
 		}
 		delete(o.ledger, name)
+		delete(o.written, name)
 		removed = append(removed, name)
 	}
 	if len(removed) > 0 {

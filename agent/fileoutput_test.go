@@ -139,10 +139,36 @@ func TestFileOutputLedger(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "precious.json"), nil, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(out, "was.json"), nil, 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(out, outputLedger), []byte("../precious\nwas\n\n  \n"), 0o600))
-	o := newOutputFiles(out, nil)
-	removed, err := o.prune()
+	o := newOutputFiles(out)
+	removed, err := o.prune(nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"was"}, removed)
 	require.FileExists(t, filepath.Join(dir, "precious.json"))
 	require.NoFileExists(t, filepath.Join(out, "was.json"))
+}
+
+// TestExportsFollowTheRegistry: where the registry configures the service, the files follow that.
+func TestExportsFollowTheRegistry(t *testing.T) {
+	n := newNode(t, withOutput(), withState(""), func(c *config.Agent) { c.Services[0].Discovery.GeneratorConfigPath = "/svc" })
+	n.start(0)
+	n.gen.remotes.gap = 0 // read by the goroutine only after the first acceptance
+	n.holding("", "a@127.0.0.1:81")
+	file := `[{"name":"a","host":"127.0.0.1","port":81,"id":null,"weight":null,"haproxy_server_options":null,"labels":null}]`
+	n.holdsText("svc.json", file)
+	n.holding(`{"file_output": {"disabled": true}, "haproxy": {"server_options": "check inter 7s"}}`, "a@127.0.0.1:81")
+	eventually(t, "the file is gone", func() error {
+		if _, err := os.Stat(filepath.Join(n.config.FileOutput.OutputDirectory, "svc.json")); !os.IsNotExist(err) {
+			return fmt.Errorf("it is there: %w", err)
+		}
+		return nil
+	})
+	eventually(t, "the state file tells", func() error {
+		state, err := n.stateWritten()
+		if err == nil && state["svc"][generatorConfig]["server_options"] != "check inter 7s" {
+			err = fmt.Errorf("%v", state["svc"])
+		}
+		return err
+	})
+	n.holding("", "a@127.0.0.1:81")
+	n.holdsText("svc.json", file)
 }

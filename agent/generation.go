@@ -65,17 +65,20 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the present haproxy.cfg cannot be read; services that are not heard of start without its servers")
 	}
 	onDisk := haproxy.ServersOfText(text)
-	var before *resolver
-	if old := a.current.Load(); old != nil {
-		before = old.resolver
+	var before struct {
+		resolver *resolver
+		remotes  *remotes
 	}
-	g.resolver = newResolver(onDisk, before, a.log)
+	if old := a.current.Load(); old != nil {
+		before.resolver, before.remotes = old.resolver, old.remotes
+	}
+	g.resolver = newResolver(onDisk, before.resolver, a.log)
 	var effective *config.Agent
-	g.remotes, effective = newRemotes(c, a.judgeRemote(c), g.log)
+	g.remotes, effective = newRemotes(c, before.remotes, a.judgeRemote(c), g.log)
 	g.composer = newComposer(effective, g.resolver.resolve, onDisk)
 	state, err := stateOf(c)
 	if err != nil {
-		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known, and it is written anew")
+		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known")
 	}
 	g.composer.inherit(effective, state)
 	if c.HAProxy.DoWrites {
@@ -143,14 +146,14 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 // newExports keeps the files that other programs read.
 func (g *generation) newExports(c *config.Agent, state stateEntries, wake <-chan struct{}) *exports {
 	x := &exports{
-		services: c.Services, views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
+		views: g.allViews, wanted: g.wanted.Load, wake: wake, inForce: g.inForce, log: g.log,
 		backend: func(i int) string { return g.compose().backends[i].name },
 	}
 	if path := c.HAProxy.StateFilePath; path != "" {
 		x.state = &stateFile{path: path, ttl: c.HAProxy.StateFileTTL, entries: state.clone()}
 	}
 	if c.FileOutput != nil {
-		x.output = newOutputFiles(c.FileOutput.OutputDirectory, c.Services)
+		x.output = newOutputFiles(c.FileOutput.OutputDirectory)
 	}
 	return x
 }

@@ -34,7 +34,7 @@ func BenchmarkJoin(b *testing.B) {
 			w := k.all([]view{views[0]}, nil)
 			r := &reconciler{
 				fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-				retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
+				retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]draining{}, gated: map[string]gate{}, unfit: map[string]string{},
 				actual: haproxy.State{}, caps: haproxy.CapabilitiesOf("2.6.12"), quarantine: newQuarantine(),
 			}
 			r.actual["svc"] = nil

@@ -30,11 +30,17 @@ type retirement struct {
 	look  time.Time // when it may be deleted
 }
 
+// draining is a server of ours that drains, which may be because it leaves.
+type draining struct {
+	since time.Time
+	look  time.Time // when it may be put into maintenance, after it was found that it could not; zero: when it has drained
+}
+
 // gate is a backend with servers that wait for HAProxy's first good check.
 type gate struct {
 	since   time.Time // the latest of them was added then, or found
 	next    time.Time // when the results are looked at
-	servers int
+	servers map[string]bool
 }
 
 // observe notes which servers of a backend, as it was read, are in maintenance and which drain.
@@ -53,14 +59,14 @@ func (r *reconciler) observe(name string, now time.Time) {
 	}
 	inMaint, drains := gone(haproxy.Maint), gone(haproxy.Drain)
 	maps.DeleteFunc(r.retired, func(k haproxy.Key, _ retirement) bool { return inMaint(k) })
-	maps.DeleteFunc(r.draining, func(k haproxy.Key, _ time.Time) bool { return drains(k) })
+	maps.DeleteFunc(r.draining, func(k haproxy.Key, _ draining) bool { return drains(k) })
 	for server, admin := range there {
 		k := haproxy.Key{Backend: name, Server: server}
 		if _, known := r.retired[k]; admin == haproxy.Maint && !known {
 			r.retired[k] = retirement{now, now.Add(r.graceFor())}
 		}
 		if _, known := r.draining[k]; admin == haproxy.Drain && !known {
-			r.draining[k] = now
+			r.draining[k] = draining{since: now}
 		}
 	}
 }
@@ -74,7 +80,7 @@ func (r *reconciler) moved(st haproxy.Step, now time.Time) {
 		r.retired[k] = retirement{now, now.Add(r.graceFor())}
 	case haproxy.StepDrain:
 		delete(r.retired, k)
-		r.draining[k] = now
+		r.draining[k] = draining{since: now}
 	case haproxy.StepReady, haproxy.StepDelete:
 		delete(r.draining, k)
 		delete(r.retired, k)
@@ -84,8 +90,8 @@ func (r *reconciler) moved(st haproxy.Step, now time.Time) {
 // drained are the servers that have drained for as long as their service has them drain when they leave.
 func (r *reconciler) drained(w *wanted, now time.Time) map[haproxy.Key]bool {
 	out := map[haproxy.Key]bool{}
-	for k, since := range r.draining {
-		if d := w.backends[k.Backend].drain; d > 0 && now.Sub(since) >= d {
+	for k, t := range r.draining {
+		if d := w.backends[k.Backend].drain; d > 0 && now.Sub(t.since) >= d {
 			out[k] = true
 		}
 	}
@@ -95,20 +101,23 @@ func (r *reconciler) drained(w *wanted, now time.Time) map[haproxy.Key]bool {
 // await notes which of the backends just compared wait for checks, and when they are to be looked at again: soon at
 // first, then after a quarter of the time that they have waited.
 func (r *reconciler) await(due []string, waiting []haproxy.Key, now time.Time) {
-	n := map[string]int{}
+	by := map[string]map[string]bool{}
 	for _, k := range waiting {
-		n[k.Backend]++
+		if by[k.Backend] == nil {
+			by[k.Backend] = map[string]bool{}
+		}
+		by[k.Backend][k.Server] = true
 	}
 	for _, name := range due {
 		g, waited := r.gated[name]
 		switch {
-		case n[name] == 0:
+		case len(by[name]) == 0:
 			delete(r.gated, name)
 			continue
-		case !waited || n[name] > g.servers:
+		case !waited || len(by[name]) > len(g.servers):
 			g.since = now
 		}
-		g.servers = n[name]
+		g.servers = by[name]
 		g.next = now.Add(min(max(now.Sub(g.since)/gateShare, gateLeast), gateMost))
 		r.gated[name] = g
 	}
@@ -135,9 +144,12 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 		}
 	}
 	w := r.wanted()
-	for k, since := range r.draining {
+	for k, t := range r.draining {
 		if d := w.backends[k.Backend].drain; d > 0 {
-			by(since.Add(d))
+			if end := t.since.Add(d); t.look.Before(end) {
+				t.look = end
+			}
+			by(t.look)
 		}
 	}
 	for _, g := range r.gated {
@@ -197,7 +209,7 @@ func (r *reconciler) sweep(ctx context.Context, w *wanted) error {
 	if err != nil {
 		return err
 	}
-	view := haproxy.View{Caps: r.caps, Foreign: foreign(w, backends), Deletable: map[haproxy.Key]bool{}, Forced: map[haproxy.Key]bool{}}
+	view := haproxy.View{Caps: r.caps, Foreign: foreign(w, r.actual, backends), Deletable: map[haproxy.Key]bool{}, Forced: map[haproxy.Key]bool{}}
 	for _, k := range candidates {
 		t := r.retired[k]
 		t.look = now.Add(min(busyAgain, r.graceFor()))
@@ -243,7 +255,7 @@ func (r *reconciler) candidates(w *wanted, now time.Time) []haproxy.Key {
 		base, _ := haproxy.Generation(k.Server)
 		// A server of a set that is from disk is not known to be unwanted; one that is wanted is in maintenance by
 		// intent, or waits for its check.
-		_, gated := r.gated[k.Backend]
+		gated := r.gated[k.Backend].servers[k.Server]
 		inUse := haproxy.SlotNumber(k.Server) > 0 && r.ladder.of(k.Backend).rung == haproxy.RungSlots
 		if !b.known || inUse || b.stale || gated || b.wants(base) && !r.superseded(k) {
 			t.look = now.Add(min(busyAgain, r.graceFor()))

@@ -236,14 +236,14 @@ func TestNoDeleteWhileWatched(t *testing.T) {
 }
 
 // TestLongFill: what is more than a round's share is done in the rounds behind it, and a change of another service
-// does not wait for all of it.
+// does not wait for all of it, wherever its name stands.
 func TestLongFill(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, func(c *config.Agent) { c.Services = append(c.Services, serviceNamed("small")) })
+	n := newNode(t, func(c *config.Agent) { c.Services = append(c.Services, serviceNamed("tiny")) })
 	n.start(0)
-	n.hearOf("small", instances(t, "x@127.0.0.1:99")...)
+	n.hearOf("tiny", instances(t, "x@127.0.0.1:99")...)
 	n.hear("first@127.0.0.1:80")
-	n.has("small", "x")
+	n.has("tiny", "x")
 	n.ready()
 
 	var words []string
@@ -258,7 +258,7 @@ func TestLongFill(t *testing.T) {
 		}
 		return nil
 	})
-	n.hearOf("small", instances(t, "y@127.0.0.1:98")...)
+	n.hearOf("tiny", instances(t, "y@127.0.0.1:98")...)
 	n.ready()
 	state, err := n.state()
 	require.NoError(t, err)
@@ -267,7 +267,7 @@ func TestLongFill(t *testing.T) {
 	other, last, rounds := -1, -1, 1
 	for i, l := range n.tap.seen()[from:] {
 		switch {
-		case strings.HasPrefix(l, "add server small/"):
+		case strings.HasPrefix(l, "add server tiny/"):
 			other = i
 		case strings.HasPrefix(l, "add server svc/"):
 			last = i

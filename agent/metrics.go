@@ -77,6 +77,7 @@ var (
 	descRejected  = prometheus.NewDesc("myelin_discovery_rejected", "Registrations left out, by reason.", []string{"service", "reason"}, nil)
 	descNames     = prometheus.NewDesc("myelin_discovery_unresolved", "Host names of registrations that do not resolve; their last addresses stay in use where they are known.", []string{"service"}, nil)
 	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
+	descRemote    = prometheus.NewDesc("myelin_discovery_remote_problems", "What is wrong with the configuration that the registry holds for a service, and is not used.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
 	descRung      = prometheus.NewDesc("myelin_haproxy_rung", "1 for the way in which HAProxy takes changes of a backend's servers.", []string{"backend", "rung"}, nil)
@@ -86,7 +87,7 @@ var (
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descNames, descCurtailed, descHeld, descServers, descRung, descReloads, descUp} {
+		descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descServers, descRung, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -125,6 +126,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
 		gauge(descNames, float64(len(s.Unresolved)), s.Service)
 		gauge(descCurtailed, float64(len(s.Curtailed)), s.Service)
+		gauge(descRemote, float64(len(s.Problems)), s.Service)
 		gauge(descHeld, bit(s.Held != ""), s.Service)
 		if s.Ensemble != "" {
 			age := silent[s.Ensemble]

@@ -23,22 +23,43 @@ func operatedBy(h config.HAProxy, log logrus.FieldLogger) []*haproxy.Operated {
 	return out
 }
 
-// reloadOf is how HAProxys that others run are reloaded: by the operator's command, else through their masters. nil:
-// nobody said how.
-func reloadOf(h config.HAProxy, operated []*haproxy.Operated) func(context.Context) error {
+// reloadOf is how HAProxys that others run are reloaded, and how that is repeated after a failure: by the operator's
+// command, else through their masters. nil: nobody said how.
+func reloadOf(h config.HAProxy, operated []*haproxy.Operated) (reload, again func(context.Context) error) {
 	switch {
 	case h.ReloadCommand != "":
-		return haproxy.ReloadCommand(h.ReloadCommand, commandTimeout)
+		reload = haproxy.ReloadCommand(h.ReloadCommand, commandTimeout)
+		return reload, reload
 	case len(operated) > 0:
-		return func(ctx context.Context) error {
-			var all []error
-			for _, o := range operated {
-				all = append(all, o.Reload(ctx))
-			}
-			return errors.Join(all...)
+		var all []func(context.Context) error
+		for _, o := range operated {
+			all = append(all, o.Reload)
 		}
+		return reloadEach(all)
 	}
-	return nil
+	return nil, nil
+}
+
+// reloadEach reloads all of them, and again those that failed: one that is away for long is tried every few seconds,
+// and the others would be reloaded as often. The two are not for concurrent use.
+func reloadEach(all []func(context.Context) error) (reload, again func(context.Context) error) {
+	var left []func(context.Context) error
+	again = func(ctx context.Context) error {
+		var failed []func(context.Context) error
+		var errs []error
+		for _, one := range left {
+			if err := one(ctx); err != nil {
+				failed, errs = append(failed, one), append(errs, err)
+			}
+		}
+		left = failed
+		return errors.Join(errs...)
+	}
+	reload = func(ctx context.Context) error {
+		left = all
+		return again(ctx)
+	}
+	return reload, again
 }
 
 // checkLike is the check of a file for a HAProxy that others run, where they said nothing of checks.

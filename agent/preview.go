@@ -131,9 +131,15 @@ func previewRemote(c *config.Agent, views []view) (*config.Agent, []string) {
 		data = map[string][]byte{}
 	}
 	for _, v := range views {
-		if v.snapshot.DataRead {
-			data[v.service.Name] = v.snapshot.Data
+		name, heard := v.service.Name, v.snapshot.Data
+		if !v.snapshot.DataRead || len(data[name]) == 0 && unmeant(c, name, heard) {
+			continue
 		}
+		if err := unusableRemote(c, name, heard); err != nil {
+			notes = append(notes, "service "+name+": configuration from the registry is not used, what was in force before stays: "+err.Error())
+			continue
+		}
+		data[name] = heard
 	}
 	laid, problems := remotely(c, data)
 	for i := range views {
@@ -198,7 +204,7 @@ func (p *Preview) ask(ctx context.Context, cfg *config.Agent, socket string, l *
 	defer cancel()
 	r := &reconciler{
 		socket: socket, fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
-		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]time.Time{}, gated: map[string]gate{}, unfit: map[string]string{},
+		retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]draining{}, gated: map[string]gate{}, unfit: map[string]string{},
 		onDisk: func() haproxy.State { return onDisk },
 		log:    quiet(), quarantine: newQuarantine(), ladder: l, again: func() {},
 		attached: !cfg.HAProxy.DoWrites,

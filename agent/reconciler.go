@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,12 +79,12 @@ type reconciler struct {
 	applied  map[haproxy.Key]haproxy.Applied
 	differ   haproxy.Differ
 	retired  map[haproxy.Key]retirement
-	draining map[haproxy.Key]time.Time // since when a server drains, which may be one that leaves
-	gated    map[string]gate           // backends with servers that wait for their first good check
-	sweepAt  time.Time                 // not before this, servers are deleted
-	paced    time.Time                 // not before this, changes are applied
-	onDisk   func() haproxy.State      // servers of the file, to know the options of those that run already
-	found    haproxy.State             // servers of the file as it was before began: what an older process runs with
+	draining map[haproxy.Key]draining
+	gated    map[string]gate      // backends with servers that wait for their first good check
+	sweepAt  time.Time            // not before this, servers are deleted
+	paced    time.Time            // not before this, changes are applied
+	onDisk   func() haproxy.State // servers of the file, to know the options of those that run already
+	found    haproxy.State        // servers of the file as it was before began: what an older process runs with
 	began    time.Time
 	unfit    map[string]string
 	late     map[string]bool      // backends of this round whose adds wait for a reload
@@ -135,7 +136,7 @@ func (r *reconciler) run(ctx context.Context) {
 	r.actual = haproxy.State{}
 	r.settled, r.fresh = map[string][]haproxy.Server{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
-	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]time.Time{}
+	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]draining{}
 	r.gated = map[string]gate{}
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
@@ -161,6 +162,11 @@ func (r *reconciler) run(ctx context.Context) {
 		case <-r.suspect:
 			// A HAProxy is being replaced, or was found. The new process is filled within milliseconds of its start.
 			alert = time.Now()
+			if full { // a retry is due, perhaps in a second
+				backoff = retryLeast
+				retry.by(alert)
+				continue
+			}
 			look.Reset(0)
 			continue
 		case <-look.C:
@@ -258,9 +264,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	if c, err = r.rest(ctx, c, w, due); err != nil {
 		return err
 	}
-	plan := r.plan(r.actual, w, due)
+	plan := r.share(r.plan(r.actual, w, due))
 	results, err := r.occupy(ctx, c, w, c.Apply(ctx, plan))
 	if err != nil {
+		r.settle(w, nil, results) // what was done in other backends is done
 		return err
 	}
 	r.metrics.round(time.Since(began), results)
@@ -292,7 +299,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 		for _, name := range due {
 			if servers, ok := r.actual[name]; ok {
 				n := countServers(servers)
-				n.Gated = r.gated[name].servers
+				n.Gated = len(r.gated[name].servers)
 				s.Backends[name] = n
 				continue
 			}
@@ -310,7 +317,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	now := time.Now()
 	timed := map[string]bool{}
 	for k := range r.drained(w, now) {
-		timed[k.Backend] = true
+		timed[k.Backend] = timed[k.Backend] || !now.Before(r.draining[k].look)
 	}
 	for name, g := range r.gated {
 		timed[name] = timed[name] || !now.Before(g.next)
@@ -434,14 +441,13 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 	return nil
 }
 
-// plan is what a round does: backends, then servers.
+// plan is what is to be done: backends, then servers.
 func (r *reconciler) plan(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	backends, rest := r.planBackends(actual, w, due)
 	return append(backends, r.planServers(actual, w, rest)...)
 }
 
-// planServers is Diff's plan, less the adds that HAProxy cannot do at run time (they need a reload, which is asked for), and
-// less what is more than a round's share.
+// planServers is Diff's plan, less the adds that HAProxy cannot do at run time: they need a reload, which is asked for.
 func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) haproxy.Plan {
 	desired := w.state(due, r.quarantine)
 	r.recognise(actual, desired)
@@ -450,7 +456,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 	}
 	now := time.Now()
 	view := haproxy.View{
-		Caps: r.caps, Foreign: foreign(w, due), Applied: r.applied, Whole: actual,
+		Caps: r.caps, Foreign: foreign(w, actual, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
 		Attached: r.attached, Mine: r.mine,
 	}
@@ -481,7 +487,9 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 	}
 	diff := r.differ.Diff(found, desired, view)
 	for k := range view.Drained {
-		r.draining[k] = now // one that goes on draining is looked at again later
+		t := r.draining[k]
+		t.look = now.Add(w.backends[k.Backend].drain) // of one that goes on draining: because it is wanted, say
+		r.draining[k] = t
 	}
 	r.await(due, r.differ.Waiting(), now)
 	r.late = map[string]bool{} // until the reload nothing is taken from them
@@ -502,15 +510,41 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 		}
 	}
 	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
-	plan = append(plan, r.planSlots(w, actual, slotted)...)
+	return append(plan, r.planSlots(w, actual, slotted)...)
+}
+
+// share is a round's share of a plan, in its order: all of the backends with few steps, and of the others what comes
+// first. It notes the backends that something is left of.
+func (r *reconciler) share(plan haproxy.Plan) haproxy.Plan {
 	r.cut = map[string]bool{}
-	if len(plan) > stepsARound && !r.bad {
-		for _, s := range plan[stepsARound:] {
-			r.cut[s.Backend] = true
-		}
-		plan = plan[:stepsARound]
+	if len(plan) <= stepsARound || r.bad {
+		return plan
 	}
-	return plan
+	steps := map[string]int{}
+	for _, s := range plan {
+		steps[s.Backend]++
+	}
+	names := slices.SortedFunc(maps.Keys(steps), func(a, b string) int { return cmp.Or(steps[a]-steps[b], cmp.Compare(a, b)) })
+	room := stepsARound
+	for _, name := range names {
+		if steps[name] > room {
+			break
+		}
+		room -= steps[name]
+		delete(steps, name) // it is done whole
+	}
+	var now haproxy.Plan
+	for _, s := range plan {
+		switch _, large := steps[s.Backend]; {
+		case large && room == 0:
+			r.cut[s.Backend] = true
+			continue
+		case large:
+			room--
+		}
+		now = append(now, s)
+	}
+	return now
 }
 
 // inherit notes what a process that was just met has of the backends whose sets are from disk.
@@ -541,14 +575,22 @@ func (r *reconciler) additions(backend string, found, wanted []haproxy.Server) (
 	return slices.DeleteFunc(slices.Clone(found), earlier), slices.DeleteFunc(slices.Clone(wanted), earlier)
 }
 
-func foreign(w *wanted, due []string) map[haproxy.Key]bool {
+// foreign are the servers of some backends that stay as they are: those that people wrote, and those whose host names
+// do not resolve, of whatever generation.
+func foreign(w *wanted, actual haproxy.State, due []string) map[haproxy.Key]bool {
 	out := map[haproxy.Key]bool{}
 	for _, name := range due {
 		for _, s := range w.backends[name].foreign {
 			out[haproxy.Key{Backend: name, Server: s}] = true
 		}
-		for _, s := range w.backends[name].unresolved() {
-			out[haproxy.Key{Backend: name, Server: s}] = true
+		unresolved := w.backends[name].unresolved()
+		if len(unresolved) == 0 {
+			continue
+		}
+		for _, s := range actual[name] {
+			if base, _ := haproxy.Generation(s.Name); slices.Contains(unresolved, base) {
+				out[haproxy.Key{Backend: name, Server: s.Name}] = true
+			}
 		}
 	}
 	return out

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -56,7 +58,8 @@ func allowedOptions(text string) error {
 }
 
 func allowedLine(line string) error {
-	words := strings.Fields(strings.ToLower(line))
+	// Quotes join what they stand beside: HAProxy reads "-"f as -f and e"nv"(X) as env(X).
+	words := strings.Fields(strings.NewReplacer(`"`, "", "'", "").Replace(strings.ToLower(line)))
 	if len(words) == 0 {
 		return nil
 	}
@@ -71,12 +74,14 @@ func allowedLine(line string) error {
 		return fmt.Errorf("the line %q cannot come from the registry", line)
 	}
 	for _, w := range words {
-		for _, part := range []string{"$", `\`, "file", "lua", "map", "env(", "exec"} {
+		for _, part := range []string{"$", `\`, "file", "lua", "map", "env(", "exec", "jwt", "proc."} {
 			if strings.Contains(w, part) {
 				return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, part)
 			}
 		}
-		if w == "-f" || w == "-m" && words[0] != "acl" {
+		// A check that goes to an address may go to any socket of the host, HAProxy's own among them, and send it commands.
+		elsewhere := w == "addr" && (words[0] == "http-check" || words[0] == "tcp-check")
+		if w == "-f" || w == "-m" && words[0] != "acl" || elsewhere {
 			return fmt.Errorf("the line %q cannot come from the registry: it has %q", line, w)
 		}
 	}
@@ -119,6 +124,10 @@ func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[st
 		for _, p := range wrong {
 			problems[s.Name] = append(problems[s.Name], p.Key+": "+p.Text)
 		}
+		if !base.HAProxy.DoWrites && laid.HAProxy.BackendName != s.HAProxy.BackendName {
+			laid.HAProxy.BackendName = s.HAProxy.BackendName // it would choose among the sections of people's file
+			problems[s.Name] = append(problems[s.Name], "haproxy.backend_name: cannot come from the registry where do_writes is off")
+		}
 		c.Services[i] = laid
 		if clash := c.Clash(i); clash != "" {
 			c.Services[i].HAProxy = s.HAProxy
@@ -128,17 +137,27 @@ func remotely(base *config.Agent, data map[string][]byte) (*config.Agent, map[st
 	return &c, problems
 }
 
-const remoteGap = 10 * time.Second
+const (
+	remoteGap   = 10 * time.Second
+	remoteMost  = 5 * time.Minute  // the gap, for who changes it again and again: it doubles each time
+	remoteCalm  = 10 * time.Minute // without a change, until the gap is the least one again
+	remoteRetry = time.Second      // until what may be acceptable later is judged again, at least
+)
+
+var (
+	errNotAsked  = errors.New("HAProxy cannot be asked whether it would take it")
+	errPortInUse = errors.New("another program listens on the port")
+)
 
 // remotes looks after the configuration that the registry holds. Its goroutine judges; what it accepts is put in force by
 // the one that collects the views.
 type remotes struct {
 	base     *config.Agent
-	path     string // where what is accepted is kept, for a start without the registry; empty: nowhere
-	judge    func(ctx context.Context, c *config.Agent) error
-	wake     chan struct{}      // capacity one
-	accepted chan *config.Agent // to be put in force; unbuffered
-	gap      time.Duration      // least time between two that are put in force: each may cost a reload
+	path     string                                           // where what is accepted is kept, for a start without the registry; empty: nowhere
+	judge    func(ctx context.Context, c *config.Agent) error // errNotAsked: it is not known
+	wake     chan struct{}                                    // capacity one
+	accepted chan *config.Agent                               // to be put in force; unbuffered
+	gap      time.Duration                                    // least time between two that are put in force: each may cost a reload
 	log      logrus.FieldLogger
 
 	mu       sync.Mutex
@@ -147,26 +166,53 @@ type remotes struct {
 	problems map[string][]string
 }
 
-// newRemotes takes up what was accepted the last time, and returns the configuration to begin with.
-func newRemotes(c *config.Agent, judge func(context.Context, *config.Agent) error, log logrus.FieldLogger) (*remotes, *config.Agent) {
+// newRemotes takes up what was accepted last, by before or else by the process before, and returns the configuration to
+// begin with.
+func newRemotes(c *config.Agent, before *remotes, judge func(context.Context, *config.Agent) error, log logrus.FieldLogger) (*remotes, *config.Agent) {
 	r := &remotes{
 		base: c, path: remotePath(c), judge: judge, gap: remoteGap, log: log, wake: make(chan struct{}, 1), accepted: make(chan *config.Agent),
 		heard: map[string][]byte{}, applied: map[string][]byte{}, problems: map[string][]string{},
 	}
-	kept, err := readRemotes(c)
-	if err != nil {
-		log.WithField("err", err).Warn("the kept configuration of the registry cannot be read; the registry is waited for")
+	kept := before.inForce(c)
+	if before == nil {
+		var err error
+		if kept, err = readRemotes(c); err != nil {
+			log.WithField("err", err).Warn("the kept configuration of the registry cannot be read; the registry is waited for")
+		}
 	}
 	if len(kept) == 0 {
 		return r, c
 	}
+	ctx := context.Background()
 	begin, problems := remotely(c, kept)
-	if err := judge(context.Background(), begin); err != nil {
-		log.WithField("err", err).Warn("the kept configuration of the registry does not go with the file; it is not used")
-		return r, c
+	if err := judge(ctx, begin); err == nil || errors.Is(err, errNotAsked) { // it was in force, so HAProxy took it once
+		r.applied, r.problems = kept, problems
+		return r, begin
 	}
-	r.applied, r.problems = kept, problems
-	return r, begin
+	// Something of it does not go with the file. The others are not to suffer.
+	r.heard = kept
+	defer func() { r.heard = map[string][]byte{} }()
+	if next, _ := r.consider(ctx); next != nil {
+		return r, next
+	}
+	return r, c
+}
+
+// inForce is what was accepted for services that still look for it where it was found.
+func (r *remotes) inForce(c *config.Agent) map[string][]byte {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string][]byte{}
+	for _, s := range c.Services {
+		was := indexOf(r.base, s.Name)
+		if was >= 0 && len(r.applied[s.Name]) > 0 && looksForRemote(s) && r.base.Services[was].Discovery.GeneratorConfigPath == s.Discovery.GeneratorConfigPath {
+			out[s.Name] = r.applied[s.Name]
+		}
+	}
+	return out
 }
 
 func remotePath(c *config.Agent) string {
@@ -226,36 +272,49 @@ func (r *remotes) hear(service string, data []byte) {
 
 // run judges what was heard, until ctx is done.
 func (r *remotes) run(ctx context.Context) {
+	var again <-chan time.Time // nil: nothing waits for better days
+	var last time.Time         // when something was put in force
+	var pause time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+		case <-again:
 		}
-		if next := r.consider(ctx); next != nil {
-			select {
-			case <-ctx.Done():
-				return
-			case r.accepted <- next:
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(r.gap):
-			}
+		next, later := r.consider(ctx)
+		if again = nil; later {
+			again = time.After(max(r.gap, remoteRetry))
+		}
+		if next == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case r.accepted <- next:
+		}
+		if pause = min(2*pause, remoteMost); time.Since(last) > remoteCalm {
+			pause = r.gap
+		}
+		last = time.Now()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
 }
 
 // consider tries each service's news by itself, on top of what is in force: one that HAProxy refuses costs no other its
-// own. It returns what is to be in force, nil when that is what is.
-func (r *remotes) consider(ctx context.Context) *config.Agent {
+// own. It returns what is to be in force, nil when that is what is, and whether some may be acceptable later.
+func (r *remotes) consider(ctx context.Context) (next *config.Agent, later bool) {
 	r.mu.Lock()
 	heard, applied, problems := maps.Clone(r.heard), maps.Clone(r.applied), maps.Clone(r.problems)
 	r.mu.Unlock()
 	changed := false
 	for _, service := range slices.Sorted(maps.Keys(heard)) {
-		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && r.unmeant(service, heard[service]) {
+		if bytes.Equal(heard[service], applied[service]) || len(applied[service]) == 0 && unmeant(r.base, service, heard[service]) {
 			delete(problems, service)
 			if _, wrong := remotely(r.base, applied); len(wrong[service]) > 0 {
 				problems[service] = wrong[service]
@@ -265,10 +324,11 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 		try := maps.Clone(applied)
 		try[service] = heard[service]
 		c, wrong := remotely(r.base, try)
-		if err := r.acceptable(ctx, c, service, heard[service]); err != nil {
+		if err := r.acceptable(ctx, c, service, try, applied); err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil, false
 			}
+			later = later || errors.Is(err, errNotAsked) || errors.Is(err, errPortInUse)
 			problems[service] = []string{err.Error() + "; what was in force before stays"}
 			continue
 		}
@@ -279,7 +339,7 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	}
 	r.note(problems)
 	if !changed {
-		return nil
+		return nil, later
 	}
 	r.mu.Lock()
 	r.applied = applied
@@ -287,28 +347,61 @@ func (r *remotes) consider(ctx context.Context) *config.Agent {
 	if err := r.keep(applied); err != nil {
 		r.log.WithField("err", err).Warn("the registry's configuration cannot be kept on disk; a start without the registry would not know it")
 	}
-	c, _ := remotely(r.base, applied)
-	return c
+	next, _ = remotely(r.base, applied)
+	return next, later
 }
 
 // unmeant tells of data that nobody wrote as a configuration: other programs leave their host's address, or a word, in the
 // parents that they make.
-func (r *remotes) unmeant(service string, data []byte) bool {
-	i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service })
+func unmeant(c *config.Agent, service string, data []byte) bool {
+	i := indexOf(c, service)
 	if i < 0 || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		return false
 	}
-	d := r.base.Services[i].Discovery
+	d := c.Services[i].Discovery
 	return d.GeneratorConfigPath == d.Path
 }
 
-func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, data []byte) error {
-	if i := slices.IndexFunc(r.base.Services, func(s config.Service) bool { return s.Name == service }); i >= 0 && len(bytes.TrimSpace(data)) > 0 {
-		if _, _, err := r.base.Services[i].Remote("", data, allowedRemotely); err != nil {
+func indexOf(c *config.Agent, service string) int {
+	return slices.IndexFunc(c.Services, func(s config.Service) bool { return s.Name == service })
+}
+
+// unusableRemote tells why nothing of data can be laid over a service.
+func unusableRemote(c *config.Agent, service string, data []byte) error {
+	i := indexOf(c, service)
+	if i < 0 || len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	_, _, err := c.Services[i].Remote(c.Services[i].Discovery.GeneratorConfigPath, data, allowedRemotely)
+	return err
+}
+
+// acceptable tells why c, which try leads to, is not to take the place of what applied leads to. They differ in service.
+func (r *remotes) acceptable(ctx context.Context, c *config.Agent, service string, try, applied map[string][]byte) error {
+	if err := unusableRemote(r.base, service, try[service]); err != nil {
+		return err
+	}
+	now, _ := remotely(r.base, applied)
+	i := indexOf(c, service)
+	if i >= 0 && len(try[service]) > 0 && c.HAProxy.DoWrites && c.Services[i].HAProxy.PortSet && c.Bind(i) != now.Bind(i) {
+		if err := portFree(c.Bind(i)); err != nil {
 			return err
 		}
 	}
 	return r.judge(ctx, c)
+}
+
+// portFree tells whether HAProxy could bind to an address that it does not have yet. Its own check of a file does not
+// try, and a port that another program has would keep it from every reload, and from its next start.
+func portFree(bind string) error {
+	l, err := net.Listen("tcp", strings.TrimPrefix(bind, "*"))
+	if err == nil {
+		return l.Close()
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("haproxy.port: %w: %s; stop that program or choose another port", errPortInUse, bind)
+	}
+	return nil // HAProxy may have other rights, or another name for the address
 }
 
 func (r *remotes) keep(applied map[string][]byte) error {

@@ -2,13 +2,20 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -21,7 +28,7 @@ func TestAllowedRemotely(t *testing.T) {
 	for _, line := range []string{
 		"mode http", "balance leastconn", "option httpchk GET /health", "timeout server 5s", "acl is_x path_beg /x", "no option httplog",
 		"use_backend other if is_x", "http-request set-header X-A b", "http-request deny if is_x", "cookie SRV insert", "http-check expect status 200", "",
-		"acl is_host hdr(host) -m dom example.com",
+		"acl is_host hdr(host) -m dom example.com", `http-check send meth GET uri /x hdr Host "a b"`, "tcp-check connect port 81", `acl addr src 10.0.0.0/8`,
 	} {
 		require.NoError(t, allowedRemotely("backend", []string{line}), line)
 	}
@@ -30,6 +37,10 @@ func TestAllowedRemotely(t *testing.T) {
 		"http-request return status 200 file /etc/shadow", "http-request lua.x", "http-request set-dst str(6.6.6.6)", "acl x path -f /etc/shadow",
 		"http-request set-header X %[env(SECRET)]", "http-request set-header X $SECRET", "use_backend %[path,map(/etc/x)]", "backend x", "global", "filter spoe",
 		"default_backend x", "source 6.6.6.6", "stats socket /x", "option transparent", "HTTP-REQUEST use-service lua.x", "no", "http-request set-map(/x) a b",
+		`acl x path "-f" /etc/shadow`, `acl x path -"f" /etc/shadow`, `acl x path '-f' /etc/shadow`, `http-request set-header X %[e"nv"(SECRET)]`,
+		`use_backend %[path,m'a'p(/etc/x)]`, `http-request deny deny_status 200 content-type text/plain f"ile" /etc/shadow`, `http-request set-header X "%[lu"a.x]`,
+		`http-request set-header X %[req.hdr(a),jwt_verify(str(RS256),"/etc/key")]`, "http-check set-var(proc.x) int(1)",
+		"http-check connect addr unix@/run/haproxy.sock", `tcp-check connect "addr" 127.0.0.1 port 22`,
 	} {
 		require.Error(t, allowedRemotely("backend", []string{"mode http", line}), line)
 	}
@@ -107,6 +118,10 @@ func TestRemoteConfig(t *testing.T) {
 	require.True(t, s.Remote)
 	require.Len(t, s.Problems, 1)
 	require.Contains(t, s.Problems[0], "errorfile 503")
+	require.Contains(t, n.metrics(), `myelin_discovery_remote_problems{service="svc"} 1`)
+	page := httptest.NewRecorder()
+	n.agent.Handler(n.registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/", nil))
+	require.Contains(t, page.Body.String(), "errorfile 503")
 	n.has("other", "o")
 
 	// Passed by our rules, refused by HAProxy: what was in force stays, and membership goes on.
@@ -151,6 +166,14 @@ func TestRemoteConfig(t *testing.T) {
 	n.ready()
 	require.False(t, n.service("svc").Remote)
 	n.has("svc", "a b")
+
+	// And back, to what HAProxy was reloaded for before.
+	n.holding(good, "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.fileSays("the registry's line again", "balance leastconn")
+	n.reloadedTimes(3)
+	n.holding("", "a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.reloadedTimes(4)
+	n.ready()
 }
 
 // TestRemoteConfigClash: a service may not take another's port by the registry.
@@ -203,4 +226,186 @@ func expired(t *testing.T) context.Context {
 	ctx, cancel := cancelled(t)
 	cancel()
 	return ctx
+}
+
+// TestRemoteConfigOverHangup: a re-read of the files keeps what is in force, also where nothing can be kept on disk.
+func TestRemoteConfigOverHangup(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].Discovery.GeneratorConfigPath = "/config/svc"
+	})
+	n.start(0)
+	n.holding(`{"haproxy": {"backend": ["balance leastconn"]}}`, "a@127.0.0.1:81")
+	n.fileSays("the registry's line", "balance leastconn")
+	n.ready()
+	n.stop()
+	next, err := n.agent.newGeneration(n.config, 2, n.gen.viewsByName())
+	require.NoError(t, err)
+	require.Equal(t, n.gen.wanted.Load().static, next.wanted.Load().static)
+
+	elsewhere := *n.config
+	elsewhere.Services = slices.Clone(n.config.Services)
+	elsewhere.Services[0].Discovery.GeneratorConfigPath = "/elsewhere"
+	next, err = n.agent.newGeneration(&elsewhere, 3, n.gen.viewsByName())
+	require.NoError(t, err)
+	require.NotEqual(t, n.gen.wanted.Load().static, next.wanted.Load().static, "it is another znode's")
+}
+
+// TestKeptRemoteConfig: what is kept of one service and does not go with the file costs no other its own.
+func TestKeptRemoteConfig(t *testing.T) {
+	base := &config.Agent{StateDir: t.TempDir(), Services: []config.Service{serviceNamed("bad"), serviceNamed("good")}}
+	kept := map[string]keptRemote{}
+	for i := range base.Services {
+		s := &base.Services[i]
+		s.Discovery.GeneratorConfigPath = s.Discovery.Path
+		kept[s.Name] = keptRemote{s.Discovery.Path, []byte(`{"haproxy": {"backend": ["balance leastconn"]}}`)}
+	}
+	text, err := json.Marshal(kept)
+	require.NoError(t, err)
+	begin := func(refusal error) *config.Agent {
+		require.NoError(t, os.WriteFile(remotePath(base), text, 0o600))
+		_, c := newRemotes(base, nil, func(_ context.Context, c *config.Agent) error {
+			if len(c.Services[0].HAProxy.Backend) > 0 {
+				return refusal
+			}
+			return nil
+		}, quiet())
+		return c
+	}
+	c := begin(errors.New("HAProxy refuses it"))
+	require.Empty(t, c.Services[0].HAProxy.Backend)
+	require.NotEmpty(t, c.Services[1].HAProxy.Backend)
+	c = begin(fmt.Errorf("%w: it is being upgraded", errNotAsked))
+	require.NotEmpty(t, c.Services[0].HAProxy.Backend, "it was in force before")
+}
+
+// TestRemoteConfigUnasked: what no HAProxy has looked at does not come from the registry into its file, unless the
+// operator wants no checks.
+func TestRemoteConfigUnasked(t *testing.T) {
+	for _, unchecked := range []bool{false, true} {
+		n := newNode(t, func(c *config.Agent) {
+			c.HAProxy.Binary, c.HAProxy.NoChecks = filepath.Join(filepath.Dir(c.HAProxy.ConfigFilePath), "nowhere"), unchecked
+			c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		})
+		n.start(0)
+		n.holding(`{"haproxy": {"backend": ["balance leastconn"]}}`, "a@127.0.0.1:81")
+		if unchecked {
+			n.fileSays("the registry's line", "balance leastconn")
+			continue
+		}
+		eventually(t, "it shows", func() error {
+			if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "cannot be asked") {
+				return fmt.Errorf("%q", p)
+			}
+			return nil
+		})
+		n.has("svc", "a")
+		text, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
+		require.NoError(t, err)
+		require.NotContains(t, string(text), "leastconn")
+	}
+}
+
+// TestRemoteConfigPortInUse: a port that another program listens on would keep HAProxy from every reload, and from its
+// next start. It is taken when it is free.
+func TestRemoteConfigPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	n := newNode(t, func(c *config.Agent) {
+		c.HAProxy.BindAddress = "127.0.0.1"
+		c.Services[0].Discovery.GeneratorConfigPath = "/svc"
+	})
+	n.start(0)
+	n.holding(fmt.Sprintf(`{"haproxy": {"port": %d}}`, port), "a@127.0.0.1:81")
+	eventually(t, "it shows", func() error {
+		if p := n.service("svc").Problems; len(p) != 1 || !strings.Contains(p[0], "another program listens on") {
+			return fmt.Errorf("%q", p)
+		}
+		return nil
+	})
+	n.has("svc", "a")
+	n.ready()
+	require.Zero(t, n.reloads())
+	require.NoError(t, l.Close())
+	n.fileSays("it is free", fmt.Sprintf("bind 127.0.0.1:%d", port))
+	n.reloadedTimes(1)
+	n.ready()
+	require.Empty(t, n.service("svc").Problems)
+}
+
+// TestPreviewOfRemoteConfig: what an agent would leave as it was, a preview leaves, and what was never meant as a
+// configuration is no problem.
+func TestPreviewOfRemoteConfig(t *testing.T) {
+	c := &config.Agent{StateDir: t.TempDir(), Services: []config.Service{serviceNamed("one"), serviceNamed("two")}}
+	kept := map[string]keptRemote{"one": {"/one", []byte(`{"haproxy": {"backend": ["balance leastconn"]}}`)}}
+	for i := range c.Services {
+		c.Services[i].Discovery.GeneratorConfigPath = c.Services[i].Discovery.Path
+	}
+	text, err := json.Marshal(kept)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(remotePath(c), text, 0o600))
+	preview := func(one, two string) ([]string, []string) {
+		views := []view{newView(c.Services[0]), newView(c.Services[1])}
+		for i, data := range []string{one, two} {
+			views[i] = views[i].next(discovery.Snapshot{Service: c.Services[i].Name, Data: []byte(data), DataRead: true}, time.Now())
+		}
+		laid, notes := previewRemote(c, views)
+		require.Equal(t, laid.Services[0].HAProxy, views[0].service.HAProxy)
+		return laid.Services[0].HAProxy.Backend, notes
+	}
+	lines, notes := preview(`{"haproxy": {"backend": ["balance first"]}}`, "10.0.0.1")
+	require.Equal(t, []string{"balance first"}, lines)
+	require.Empty(t, notes, "an address is what other programs leave there")
+	lines, notes = preview(`{"haproxy`, "")
+	require.Equal(t, []string{"balance leastconn"}, lines, "what was in force before stays")
+	require.Len(t, notes, 1)
+	lines, notes = preview(``, "")
+	require.Empty(t, lines)
+	require.Empty(t, notes)
+}
+
+// TestRemoteConfigFlaps: who changes it all the time gets few reloads; after quiet a change is in force at once again.
+func TestRemoteConfigFlaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &config.Agent{Services: []config.Service{serviceNamed("svc")}}
+		base.Services[0].Discovery.GeneratorConfigPath = "/svc"
+		r, _ := newRemotes(base, nil, func(context.Context, *config.Agent) error { return nil }, quiet())
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		defer all.Wait()
+		defer cancel()
+		all.Go(func() { r.run(ctx) })
+		var accepted atomic.Int32
+		all.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-r.accepted:
+					accepted.Add(1)
+				}
+			}
+		})
+		say := func(i int) {
+			r.hear("svc", fmt.Appendf(nil, `{"haproxy": {"backend": ["fullconn %d"]}}`, i))
+		}
+		for i := range 3600 {
+			say(i)
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		require.Less(t, accepted.Load(), int32(25))
+		require.Greater(t, accepted.Load(), int32(12), "the latest is in force sooner or later")
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		before := accepted.Load()
+		say(5000)
+		synctest.Wait()
+		require.Equal(t, before+1, accepted.Load())
+		say(5001)
+		time.Sleep(2 * remoteGap)
+		synctest.Wait()
+		require.Equal(t, before+2, accepted.Load())
+	})
 }

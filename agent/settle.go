@@ -47,6 +47,10 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 			}
 		}
 		if res.Err != nil {
+			if mayHaveMade(res) {
+				st.Remember(r.applied)
+				r.made(k)
+			}
 			bad[st.Backend] = true
 			failed = append(failed, fmt.Sprintf("%s %s/%s: %v", st.Op, st.Backend, st.Server.Name, res.Err))
 			continue
@@ -70,6 +74,10 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 	}
 	for _, name := range due {
 		b := w.backends[name]
+		if r.cut[name] { // the next round looks at it, whether or not what is wanted changes
+			delete(r.done, name)
+			delete(r.settled, name)
+		}
 		if bad[name] || r.late[name] || r.cut[name] {
 			continue
 		}
@@ -102,6 +110,16 @@ func (r *reconciler) ownFault(w *wanted, res haproxy.Result) (string, bool) {
 		return "", false
 	}
 	return res.Err.Error(), true
+}
+
+// mayHaveMade tells whether an add that failed may have left an object: it was a later command that HAProxy refused, or
+// the connection failed before the reply. What the object was made with must be known all the same.
+func mayHaveMade(res haproxy.Result) bool {
+	if res.Step.Op != haproxy.StepAdd || errors.Is(res.Err, haproxy.ErrUnsafe) {
+		return false
+	}
+	var refusal *haproxy.ReplyError
+	return !errors.As(res.Err, &refusal) || !strings.HasPrefix(refusal.Command, "add ")
 }
 
 // isRefusal tells an error about one command, HAProxy's or our own, from one of the connection.

@@ -40,7 +40,7 @@ func (r *reconciler) slotView(w *wanted, name string, rested, drained map[haprox
 	b := w.backends[name]
 	options, _ := b.slotOptions()
 	return haproxy.SlotView{
-		Foreign: foreign(w, []string{name}), Rested: rested, Applied: r.applied, Options: options,
+		Foreign: foreign(w, r.actual, []string{name}), Rested: rested, Applied: r.applied, Options: options,
 		Fixed: haproxy.FixedWeights(b.lines, b.defaultsLines),
 		Keep:  b.stale || len(b.unresolved()) > 0, // a slot does not tell whose address it has
 		Drain: b.drain > 0, Drained: drained, Gate: b.gate,

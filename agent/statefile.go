@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math"
@@ -84,12 +85,16 @@ func stateOf(c *config.Agent) (stateEntries, error) {
 }
 
 func parseState(text []byte) (stateEntries, error) {
-	var services map[string]map[string]json.RawMessage
+	var services map[string]json.RawMessage
 	if err := json.Unmarshal(text, &services); err != nil {
 		return nil, fmt.Errorf("parse state file: %w", err)
 	}
 	out := make(stateEntries, len(services))
-	for service, servers := range services {
+	for service, table := range services {
+		var servers map[string]json.RawMessage
+		if json.Unmarshal(table, &servers) != nil {
+			continue
+		}
 		out[service] = make(map[string]stateEntry, len(servers))
 		for name, raw := range servers {
 			if e, ok := parseEntry(raw); ok && name != generatorConfig {
@@ -184,7 +189,7 @@ func entryOf(in *discovery.Instance, id int, now time.Time) stateEntry {
 }
 
 // text is the file as Synapse writes it: pretty-printed, each service with its servers and its configuration.
-func (f *stateFile) text(services []config.Service) ([]byte, error) {
+func (f *stateFile) text(views []view) ([]byte, error) {
 	out := make(map[string]map[string]any, len(f.entries))
 	for name, servers := range f.entries {
 		out[name] = make(map[string]any, len(servers)+1)
@@ -192,9 +197,9 @@ func (f *stateFile) text(services []config.Service) ([]byte, error) {
 			out[name][server] = e
 		}
 	}
-	for _, s := range services {
-		if out[s.Name] != nil {
-			out[s.Name][generatorConfig] = synapseKeys(s.HAProxy)
+	for _, v := range views {
+		if name := v.service.Name; out[name] != nil {
+			out[name][generatorConfig] = synapseKeys(v.service.HAProxy)
 		}
 	}
 	var b bytes.Buffer
@@ -238,15 +243,40 @@ func synapseKeys(h config.ServiceHAProxy) map[string]any {
 	return keys
 }
 
-func (f *stateFile) write(services []config.Service) error {
-	text, err := f.text(services)
-	if err == nil {
+func (f *stateFile) write(views []view) error {
+	text, err := f.text(views)
+	switch {
+	case err != nil:
+	case !stateLike(f.path):
+		err = fmt.Errorf("%s is no state file that can be read; move it away, or write another path", f.path)
+	default:
 		err = replaceFile(f.path, f.path+".tmp", text)
 	}
 	if err != nil {
 		return fmt.Errorf("write state_file_path: %w", err)
 	}
 	return nil
+}
+
+// stateLike tells whether what is at path may be replaced: nothing, an empty file, or one that begins like JSON. What
+// else it is, no Synapse wrote it.
+func stateLike(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return true // nothing is there, or writing tells what is wrong
+	}
+	if !info.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	begin := make([]byte, 64)
+	n, _ := io.ReadFull(f, begin)
+	begin = bytes.TrimSpace(begin[:n])
+	return len(begin) == 0 || begin[0] == '{' || begin[0] == '['
 }
 
 // backendJSON is an instance with the fields that Synapse's backends have, in Synapse's order, nulls included.

@@ -137,6 +137,35 @@ func TestStateFileOfNoUse(t *testing.T) {
 	}
 }
 
+// TestStateFileOfOthers: a file that is no state file at all is not overwritten; a typing error may name haproxy.cfg.
+func TestStateFileOfOthers(t *testing.T) {
+	for name, text := range map[string]string{"haproxy.cfg": "global\n\tmaxconn 5\n", "HAProxy's server-state-file": "1\n# be_id be_name\n"} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, withState(text))
+			n.start(0)
+			n.hear("a@127.0.0.1:81")
+			n.has("svc", "a")
+			eventually(t, "it shows", func() error {
+				if s := n.agent.Status().Exports; !strings.Contains(s.Error, "is no state file") {
+					return fmt.Errorf("%q", s.Error)
+				}
+				return nil
+			})
+			n.stop()
+			now, err := os.ReadFile(n.config.HAProxy.StateFilePath)
+			require.NoError(t, err)
+			require.Equal(t, text, string(now))
+		})
+	}
+}
+
+// TestParseState: a service of another form costs no other its ids.
+func TestParseState(t *testing.T) {
+	entries, err := parseState([]byte(`{"list": [1], "null": null, "text": "x", "svc": {"a_127.0.0.1:81": {"timestamp": 5, "haproxy_server_id": 3}, "b": {"timestamp": "5"}, "c": [], "d": {"timestamp": -1}}}`))
+	require.NoError(t, err)
+	require.Equal(t, stateEntries{"svc": {"a_127.0.0.1:81": {Timestamp: 5, ServerID: 3}}, "null": {}}, entries)
+}
+
 // TestStateFileCannotBeWritten: it is said once, shown, and no harm to HAProxy.
 func TestStateFileCannotBeWritten(t *testing.T) {
 	n := newNode(t, withState(""), func(c *config.Agent) { c.HAProxy.StateFilePath += "/nowhere" })

@@ -15,7 +15,8 @@ const maxRemote = 64 << 10
 // error means that nothing of data is used.
 //
 // The registry may not say where a frontend listens but for its port: on which addresses a host can be reached is for
-// its own file. allow judges the lines, and the server options, of strangers.
+// its own file, and so is the shared frontend, in which one service's lines decide about the requests of all. allow judges
+// the lines, and the server options, of strangers.
 func (s Service) Remote(path string, data []byte, allow func(key string, lines []string) error) (Service, Problems, error) {
 	if len(data) > maxRemote {
 		return s, nil, fmt.Errorf("%d bytes of data, at most %d are read", len(data), maxRemote)
@@ -81,8 +82,6 @@ func (t *table) lay(key string, to *ServiceHAProxy, over ServiceHAProxy, allow f
 		lines(&to.Backend, over.Backend)
 	case "listen":
 		lines(&to.Listen, over.Listen)
-	case "shared_frontend":
-		lines(&to.SharedFrontend, over.SharedFrontend)
 	case "backend_name":
 		to.BackendName = over.BackendName
 	case "backend_order":
@@ -93,6 +92,10 @@ func (t *table) lay(key string, to *ServiceHAProxy, over ServiceHAProxy, allow f
 		t.fail(key, "cannot come from the registry", "write it into the host's own file")
 	}
 }
+
+// Bind is what service i's frontend binds to, but for bind lines of its own: "127.0.0.1:8080", or the path of a socket.
+// Empty: it has none.
+func (a *Agent) Bind(i int) string { return a.HAProxy.bind(a.Services[i].HAProxy) }
 
 // Clash says why service i cannot stand beside the others: its backend's name or where it listens is another's. Empty: it
 // can.

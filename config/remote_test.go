@@ -34,10 +34,10 @@ func TestRemote(t *testing.T) {
 		{"merged, not replaced", `{"haproxy": {"port": "8080", "listen": "mode tcp"}}`,
 			func(s *Service) { s.HAProxy.Port, s.HAProxy.Listen = 8080, []string{"mode tcp"} }, nil},
 		{"all of them", `{"haproxy": {"server_options": "check inter 5s", "frontend": ["option httplog"], "backend": ["balance leastconn"],
-			"shared_frontend": ["acl x path /"], "backend_name": "b", "backend_order": "asc", "cookie_value_method": "hash"}, "file_output": {"disabled": true}}`,
+			"backend_name": "b", "backend_order": "asc", "cookie_value_method": "hash"}, "file_output": {"disabled": true}}`,
 			func(s *Service) {
 				h := &s.HAProxy
-				h.ServerOptions, h.Frontend, h.Backend, h.SharedFrontend = "check inter 5s", []string{"option httplog"}, []string{"balance leastconn"}, []string{"acl x path /"}
+				h.ServerOptions, h.Frontend, h.Backend = "check inter 5s", []string{"option httplog"}, []string{"balance leastconn"}
 				h.BackendName, h.BackendOrder, h.CookieValueHash, s.FileOutputDisabled = "b", "asc", true, true
 			}, nil},
 		{"disabled", `{"haproxy": {"disabled": true}}`, func(s *Service) { s.HAProxy.Disabled = true }, nil},
@@ -49,6 +49,7 @@ func TestRemote(t *testing.T) {
 			func(s *Service) { s.HAProxy.Port = 81 }, []string{"haproxy.backend", "haproxy.server_options"}},
 		{"not where it listens", `{"haproxy": {"bind_address": "0.0.0.0", "bind_options": "accept-proxy", "port": null}}`,
 			func(*Service) {}, []string{"haproxy.bind_address", "haproxy.bind_options", "haproxy.port"}},
+		{"not what all services share", `{"haproxy": {"shared_frontend": ["http-request deny"]}}`, func(*Service) {}, []string{"haproxy.shared_frontend"}},
 		{"an unknown key", `{"haproxy": {"prot": 81}}`, func(*Service) {}, []string{"haproxy.prot"}},
 		{"another form", `{"haproxy": ["mode http"]}`, func(*Service) {}, []string{"haproxy"}},
 	} {

@@ -104,19 +104,33 @@ func (c *Claim) Close() {
 	})
 }
 
-// SocketPath is the one path of a socket that has several: absolute, with symbolic links resolved as far as they lead
-// to something.
+// linksMost is how many symbolic links a path may lead through, as in the kernel.
+const linksMost = 40
+
+// SocketPath is the one path of a socket that has several: absolute, with symbolic links resolved, also where what they
+// lead to is not there yet. Whoever comes before HAProxy has made it means the same as who comes later.
 func SocketPath(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
+	return resolveLinks(path, linksMost)
+}
+
+func resolveLinks(path string, links int) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real
 	}
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		return filepath.Join(dir, filepath.Base(path))
+	dir := filepath.Dir(path)
+	if dir == path {
+		return path
 	}
-	return path
+	if target, err := os.Readlink(path); err == nil && links > 0 {
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		return resolveLinks(target, links-1)
+	}
+	return filepath.Join(resolveLinks(dir, links), filepath.Base(path))
 }
 
 // lockBeside locks the file beside a socket. Nil without an error: it cannot be locked here.

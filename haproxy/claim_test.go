@@ -97,6 +97,29 @@ func TestClaimOfALink(t *testing.T) {
 	refused(t, filepath.Join(dir, "real.sock"))
 }
 
+// TestSocketPath: one path, whatever of it is there already.
+func TestSocketPath(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "run"), 0o755))
+	for link, target := range map[string]string{"var": "run", "admin": "run/haproxy/admin.sock", "round": "round"} {
+		require.NoError(t, os.Symlink(target, filepath.Join(dir, link)))
+	}
+	want := filepath.Join(dir, "run", "haproxy", "admin.sock")
+	same := func() {
+		t.Helper()
+		for _, path := range []string{"run/haproxy/admin.sock", "var/haproxy/admin.sock", "admin", "var/../run/haproxy/./admin.sock"} {
+			require.Equal(t, want, SocketPath(filepath.Join(dir, path)), path)
+		}
+	}
+	same() // neither the socket nor its folder are there
+	require.NoError(t, os.MkdirAll(filepath.Dir(want), 0o755))
+	same()
+	require.NoError(t, os.WriteFile(want, nil, 0o600))
+	same()
+	require.Equal(t, filepath.Join(dir, "round", "x"), SocketPath(filepath.Join(dir, "round", "x")), "a link to itself leads nowhere")
+}
+
 // TestClaimHoldsByEitherPart: the lock between network name spaces, the name where the folder is not there or was made
 // anew.
 func TestClaimHoldsByEitherPart(t *testing.T) {

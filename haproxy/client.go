@@ -15,14 +15,17 @@ import (
 // ClientOptions are the limits of a Client. The zero value is good.
 type ClientOptions struct {
 	Timeout time.Duration // longest wait for one reply; 0: 5 s
-	Window  int           // commands that may be unanswered at a time; 0: 16
+	Window  int           // commands that may be unanswered at a time, at most; 0: 16
 }
 
 const (
 	defaultTimeout = 5 * time.Second
-	// defaultWindow: every add and delete stops all of HAProxy's threads for a moment, and what is queued runs
-	// without a pause. 16 at a time keep the traffic's p99 near that of one at a time, and are faster than it.
+	// defaultWindow: many small commands are fastest so; more at a time bring nothing.
 	defaultWindow = 16
+	// burst is how long HAProxy may be busy with what is queued. Every add and delete stops all of its threads, and what
+	// is queued runs without a pause, so that traffic waits for all of it: beside 10,000 servers, where an add takes 0.1
+	// ms, a window of 16 raised the p99 of 300 requests a second five to ten times, one of 2 hardly (2.6.12).
+	burst = 500 * time.Microsecond
 	// maxReply bounds one reply: 10,000 servers are 0.7 MB of "show servers state".
 	maxReply = 256 << 20
 	// idTries bounds the search for a free id when one that was thought free is taken.
@@ -383,9 +386,10 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 	var begun, sent []*job
 	talk := func() error {
 		var out []byte
+		pace := pacer{window: window, most: window}
 		for {
 			out = out[:0]
-			for len(sent) < window && len(begun)+len(jobs) > 0 {
+			for len(sent) < pace.window && len(begun)+len(jobs) > 0 {
 				var j *job
 				if len(begun) > 0 {
 					j, begun = begun[0], begun[1:]
@@ -407,6 +411,8 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 				return err
 			}
 			// All replies that are here already are taken before more is written.
+			asked := time.Now()
+			unanswered := len(sent)
 			for first := true; len(sent) > 0 && (first || c.pending()); first = false {
 				reply, err := c.read(ctx, sent[0].line)
 				if err != nil {
@@ -422,6 +428,7 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 					begun = append(begun, j)
 				}
 			}
+			pace.answered(unanswered-len(sent), time.Since(asked))
 		}
 	}
 	if err == nil && len(jobs) > 0 {
@@ -435,6 +442,22 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 		}
 	}
 	return err
+}
+
+// pacer keeps the window as wide as HAProxy can empty in a burst.
+type pacer struct {
+	window, most int
+	cost         time.Duration // of one command, lately
+}
+
+// answered takes in that n commands were answered in d.
+func (p *pacer) answered(n int, d time.Duration) {
+	each := d / time.Duration(n)
+	if p.cost == 0 {
+		p.cost = each
+	}
+	p.cost += (each - p.cost) / 8
+	p.window = min(max(int(burst/max(p.cost, 1)), 1), p.most)
 }
 
 // exchange runs a conversation under ctx. When it fails the connection is closed: a reply that is still to come

@@ -98,7 +98,8 @@ func (d *Differ) checkLater() {
 	}
 	for i := range adds {
 		s := &adds[i]
-		if s.Gated || s.Server.Admin != Ready || !hasOption(s.Server.Options, "check") {
+		waits := s.Gated || hasOption(s.Server.Options, "init-state") || hasOption(s.Extra, "init-state") // for its check
+		if waits || s.Server.Admin != Ready || !hasOption(s.Server.Options, "check") {
 			continue
 		}
 		s.Later = true

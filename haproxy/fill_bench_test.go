@@ -70,7 +70,7 @@ func fillByHand(b *testing.B, n int) (seconds float64) {
 	defer h.Stop()
 	commands := floorCommands("b", fillServers(n, 80))
 	began := time.Now()
-	require.NoError(b, haproxytest.Pipeline(h.Socket, defaultWindow, commands))
+	require.NoError(b, haproxytest.Pipeline(h.Socket, 16, commands))
 	took := time.Since(began).Seconds()
 	requireReady(b, h, n)
 	return took

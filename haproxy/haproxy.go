@@ -48,7 +48,7 @@ type Server struct {
 	// Found servers only.
 	Op          Op
 	FirstWeight int    // srv_iweight: what it was started with
-	CheckResult int    // srv_check_result: 0 unknown, 2 failed, 3 passed
+	CheckResult int    // of the last check that ended: 0 none, 2 failed, 3 passed; 0 while another runs after one that failed
 	FQDN        string // srv_fqdn, when it has one
 	Check       Probe  // its health check (srv_check_state)
 	Agent       Probe  // its agent check (srv_agent_state)

@@ -473,6 +473,25 @@ func TestFill(t *testing.T) {
 	require.Empty(t, Diff(m.state, desired, m.view))
 }
 
+// TestFillOfGatedServers: servers that HAProxy holds down until their check has passed do not wait for the end of a
+// fill, which may be many rounds.
+func TestFillOfGatedServers(t *testing.T) {
+	_, desired := benchmarkStates(2 * largeFill)
+	own := State{"b": slices.Clone(desired["b"])}
+	for i := range own["b"] {
+		own["b"][i].Options = append(slices.Clone(own["b"][i].Options), "init-state", "down")
+	}
+	for name, plan := range map[string]Plan{
+		"ours":     Diff(State{"b": nil}, desired, View{Caps: CapabilitiesOf("3.2.0"), Gate: map[string]bool{"b": true}}),
+		"operator": Diff(State{"b": nil}, own, View{Caps: CapabilitiesOf("3.2.0")}),
+	} {
+		require.Equal(t, 2*largeFill, len(plan), name)
+		for _, s := range plan {
+			require.Contains(t, s.Commands(), "enable health b/"+s.Server.Name, name)
+		}
+	}
+}
+
 // TestDiffOfNothingAllocatesNothing: a host whose registry is quiet spends its audits without garbage.
 func TestDiffOfNothingAllocatesNothing(t *testing.T) {
 	actual, desired := benchmarkStates(1000)

@@ -26,6 +26,10 @@ type ReloaderOptions struct {
 	// forgotten: what starts later starts with the new configuration.
 	Reload func(context.Context) error
 
+	// Again repeats a reload that failed, as long as nobody has asked for another one: of several HAProxys those that did
+	// reload need not do so again. nil: Reload.
+	Again func(context.Context) error
+
 	Interval time.Duration // least time between the end of a reload and the next one
 	Jitter   float64       // up to this fraction of Interval is added, at random
 	Log      logrus.FieldLogger
@@ -40,6 +44,7 @@ type Reloader struct {
 
 	mu      sync.Mutex
 	pending []string // reasons for the next reload, each once
+	fresh   bool     // there was a request since the last reload began
 	status  ReloadStatus
 }
 
@@ -63,6 +68,7 @@ func NewReloader(o ReloaderOptions) *Reloader {
 // be one of few.
 func (r *Reloader) Request(reason string) {
 	r.mu.Lock()
+	r.fresh = true
 	if !slices.Contains(r.pending, reason) {
 		r.pending = append(r.pending, reason)
 	}
@@ -108,15 +114,18 @@ func (r *Reloader) pause() time.Duration {
 // reload does one reload for all that is pending, and puts the reasons back if it fails.
 func (r *Reloader) reload(ctx context.Context) (failed bool) {
 	r.mu.Lock()
-	reasons := r.pending
-	r.pending = nil
+	reasons, do := r.pending, r.o.Reload
+	if !r.fresh && r.o.Again != nil {
+		do = r.o.Again
+	}
+	r.pending, r.fresh = nil, false
 	r.mu.Unlock()
 	if len(reasons) == 0 {
 		return false // the reload that has just ended took them
 	}
 
 	began := time.Now()
-	err := r.o.Reload(context.WithoutCancel(ctx))
+	err := do(context.WithoutCancel(ctx))
 	log := r.o.Log.WithFields(logrus.Fields{"reason": strings.Join(reasons, "; "), "duration": time.Since(began)})
 	said := r.record(reasons, err)
 	switch {

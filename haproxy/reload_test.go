@@ -63,6 +63,41 @@ func (f *reloads) starts() []time.Duration {
 	return append([]time.Duration(nil), f.at...)
 }
 
+// TestReloadAgain: a repetition is told from a request, also from one that comes while a reload is failing.
+func TestReloadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _ := logtest.NewNullLogger()
+		var seen []string
+		fails := true
+		did := func(what string) func(context.Context) error {
+			return func(context.Context) error {
+				seen = append(seen, what)
+				time.Sleep(time.Second)
+				if fails {
+					return errors.New("one is away")
+				}
+				return nil
+			}
+		}
+		r := NewReloader(ReloaderOptions{Reload: did("reload"), Again: did("again"), Interval: 2 * time.Second, Log: log})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		r.Request("a")
+		time.Sleep(6500 * time.Millisecond) // the third is under way
+		r.Request("a")
+		time.Sleep(6 * time.Second)
+		require.Equal(t, []string{"reload", "again", "again", "reload", "again"}, seen)
+		fails = false
+		time.Sleep(10 * time.Second)
+		r.Request("b")
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"again", "reload"}, seen[len(seen)-2:])
+		cancel()
+		<-done
+	})
+}
+
 func TestReloadsAreSpacedAndMerged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startReloader(t, 2*time.Second, 0)

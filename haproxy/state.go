@@ -65,6 +65,7 @@ const (
 	colAdmin
 	colWeight
 	colFirstWeight
+	colCheckStatus
 	colCheckResult
 	colCheckState
 	colAgentState
@@ -76,7 +77,7 @@ const (
 func columnNames() [columns]string {
 	return [columns]string{
 		"be_name", "srv_id", "srv_name", "srv_addr", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight",
-		"srv_check_result", "srv_check_state", "srv_agent_state", "srv_fqdn", "srv_port",
+		"srv_check_status", "srv_check_result", "srv_check_state", "srv_agent_state", "srv_fqdn", "srv_port",
 	}
 }
 
@@ -198,6 +199,9 @@ func (l stateLayout) row(line string) (backend string, s Server, err error) {
 	s.Weight = p.number("srv_uweight", v[colWeight], 0, 256)
 	s.FirstWeight = p.number("srv_iweight", v[colFirstWeight], 0, 256)
 	s.CheckResult = p.number("srv_check_result", v[colCheckResult], 0, 1<<16-1)
+	if status := p.number("srv_check_status", v[colCheckStatus], 0, 1<<16-1); s.CheckResult == 0 && statusPassed(status) {
+		s.CheckResult = checkPassed
+	}
 	s.Check = Probe(p.number("srv_check_state", v[colCheckState], 0, 1<<16-1))
 	s.Agent = Probe(p.number("srv_agent_state", v[colAgentState], 0, 1<<16-1))
 	port := p.number("srv_port", v[colPort], 0, 1<<16-1)
@@ -216,6 +220,14 @@ func (l stateLayout) row(line string) (backend string, s Server, err error) {
 	}
 	s.Addr = netip.AddrPortFrom(ip, uint16(port))
 	return v[colBackend], s, nil
+}
+
+// statusPassed tells whether a srv_check_status is that of a check that passed (HCHK_STATUS_* of HAProxy's
+// include/haproxy/check-t.h). It is that of the last check that has ended, while the result is 0 as long as the next one
+// is under way: with a slow check that is most of the time.
+func statusPassed(status int) bool {
+	const l4, l6, l7, external = 6, 9, 15, 20
+	return status == l4 || status == l6 || status == l7 || status == external
 }
 
 func adminOf(bits int) Admin {

@@ -50,10 +50,27 @@ func TestParseState20(t *testing.T) {
 	want := State{"b": {{Name: "x", Addr: netip.MustParseAddrPort("10.0.0.1:80"), ID: 4, Weight: 1, FirstWeight: 1, Op: OpRunning}}}
 	assert.Equal(t, want, state)
 
-	state, err = ParseState("1\n# srv_port new srv_agent_state srv_check_state srv_check_result srv_fqdn srv_uweight srv_iweight " +
-		"srv_admin_state srv_op_state srv_addr srv_name srv_id be_name\n80 ? 0 0 0 - 1 1 4 2 10.0.0.1 x 4 b\n")
+	state, err = ParseState("1\n# srv_port new srv_agent_state srv_check_state srv_check_status srv_check_result srv_fqdn srv_uweight srv_iweight " +
+		"srv_admin_state srv_op_state srv_addr srv_name srv_id be_name\n80 ? 0 0 1 0 - 1 1 4 2 10.0.0.1 x 4 b\n")
 	require.NoError(t, err)
 	assert.Equal(t, want, state)
+}
+
+// TestCheckUnderWay: while a check runs, what the one before it found counts. The rows are of 2.6.12, with a check over
+// HTTP that takes its time.
+func TestCheckUnderWay(t *testing.T) {
+	for columns, want := range map[string]int{
+		"1 0 0 6":  0, // none has run
+		"1 0 0 7":  0, // the first one is under way
+		"15 3 1 6": checkPassed,
+		"15 0 1 7": checkPassed, // under way after one that passed
+		"17 2 0 6": 2,
+		"17 0 0 7": 0,
+	} {
+		state, err := ParseState("1\n" + header20 + "\n3 b 5 x 127.0.0.1 0 1 1 1 0 " + columns + " 0 0 0 - 80 -\n")
+		require.NoError(t, err)
+		assert.Equal(t, want, state["b"][0].CheckResult, columns)
+	}
 }
 
 // TestParseStateOfAScatteredBackend: rows of one backend that do not follow one another are all kept, apart from
