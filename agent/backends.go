@@ -57,7 +57,7 @@ func (r *reconciler) planBackends(actual haproxy.State, w *wanted, due []string)
 			if len(servers) == 0 {
 				step(haproxy.StepDeleteBackend, "not wanted, and without servers")
 			}
-		case r.buildable(b):
+		case b.known && r.climb(b, b.servers).rung == haproxy.RungBackends:
 			if !there {
 				step(haproxy.StepAddBackend, "wanted, not there")
 				actual[name], r.shut[name] = nil, true
@@ -71,10 +71,13 @@ func (r *reconciler) planBackends(actual haproxy.State, w *wanted, due []string)
 	return plan, rest
 }
 
-// buildable tells whether HAProxy can make a backend at run time, such that it takes servers at run time.
-func (r *reconciler) buildable(b wantedBackend) bool {
-	return b.plain && b.known && !r.attached && r.caps.DynamicBackends && r.refused[b.name] == "" &&
-		r.climb(b, b.servers).rung == haproxy.RungServers
+// onTop is the rung of a backend that takes servers at run time: HAProxy can make some of them at run time, too.
+func (r *reconciler) onTop(b wantedBackend) footing {
+	f := footing{rung: haproxy.RungServers, why: r.refused[b.name]}
+	if b.plain && !r.attached && r.caps.DynamicBackends && f.why == "" {
+		f.rung = haproxy.RungBackends
+	}
+	return f
 }
 
 // settleBackend takes the result of a step about a backend in, and returns whether it worked. Where HAProxy refused, the
