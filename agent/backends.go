@@ -1,19 +1,23 @@
 package agent
 
 import (
+	"context"
+
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
-// reset forgets what is known of the backends of a HAProxy that is replaced. Those that can be made at run time are
-// published again: an agent that ended between the two commands leaves one that takes no traffic, and HAProxy does not
-// tell.
-func (r *reconciler) reset(w *wanted) {
+// inspect finds out which backends of a HAProxy that was just met are to be published: an agent that ended between the
+// two commands leaves one that takes no traffic, as does a service that was taken away and is there again.
+func (r *reconciler) inspect(ctx context.Context, c *haproxy.Client, w *wanted) error {
 	r.shut, r.refused = map[string]bool{}, map[string]string{}
-	for name, b := range w.backends {
-		if b.plain {
-			r.shut[name] = true
-		}
+	if !r.caps.DynamicBackends || r.attached {
+		return nil
 	}
+	shut, err := c.Unpublished(ctx)
+	for _, name := range shut {
+		r.shut[name] = w.backends[name].plain
+	}
+	return err
 }
 
 // stuck tells whether a backend that is to be taken away needs a reload for it.
@@ -53,7 +57,7 @@ func (r *reconciler) planBackends(actual haproxy.State, w *wanted, due []string)
 			if len(servers) == 0 {
 				step(haproxy.StepDeleteBackend, "not wanted, and without servers")
 			}
-		case r.buildable(b):
+		case b.known && r.climb(b, b.servers).rung == haproxy.RungBackends:
 			if !there {
 				step(haproxy.StepAddBackend, "wanted, not there")
 				actual[name], r.shut[name] = nil, true
@@ -67,10 +71,13 @@ func (r *reconciler) planBackends(actual haproxy.State, w *wanted, due []string)
 	return plan, rest
 }
 
-// buildable tells whether HAProxy can make a backend at run time, such that it takes servers at run time.
-func (r *reconciler) buildable(b wantedBackend) bool {
-	return b.plain && b.known && !r.attached && r.caps.DynamicBackends && r.refused[b.name] == "" &&
-		r.climb(b, b.servers).rung == haproxy.RungServers
+// onTop is the rung of a backend that takes servers at run time: HAProxy can make some of them at run time, too.
+func (r *reconciler) onTop(b wantedBackend) footing {
+	f := footing{rung: haproxy.RungServers, why: r.refused[b.name]}
+	if b.plain && !r.attached && r.caps.DynamicBackends && f.why == "" {
+		f.rung = haproxy.RungBackends
+	}
+	return f
 }
 
 // settleBackend takes the result of a step about a backend in, and returns whether it worked. Where HAProxy refused, the

@@ -85,6 +85,7 @@ func TestBackendsAtRunTime(t *testing.T) {
 	n.has("new", "b")
 	n.ready()
 	require.Equal(t, "b", n.asks("new"))
+	require.Equal(t, "backends", n.service("new").Rung)
 	told := n.tap.since(0)
 	order := func(prefix string) int {
 		return slices.IndexFunc(told, func(line string) bool { return strings.HasPrefix(line, prefix) })

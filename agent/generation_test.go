@@ -149,7 +149,7 @@ func TestReadiness(t *testing.T) {
 // TestInheritedViews: a new configuration knows at once what the old one knew of services that look where they looked.
 func TestInheritedViews(t *testing.T) {
 	n := newNode(t, func(c *config.Agent) {
-		c.Services = []config.Service{serviceNamed("same"), serviceNamed("moved"), serviceNamed("dropped")}
+		c.Services = []config.Service{serviceNamed("same"), serviceNamed("moved"), serviceWithLine("dropped")}
 	})
 	n.start(0)
 	for _, s := range n.config.Services {

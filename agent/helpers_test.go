@@ -99,8 +99,15 @@ func nodeConfig(dir string) *config.Agent {
 }
 
 // newNode starts a HAProxy from the file that the configuration leads to, without servers. edit may change the
-// configuration. The agent is started with start.
+// configuration. The agent is started with start. HAProxy takes servers at run time.
 func newNode(t *testing.T, edit ...func(*config.Agent)) *node {
+	t.Helper()
+	haproxytest.RequireDynamicServers(t)
+	return newNodeOfAnyVersion(t, edit...)
+}
+
+// newNodeOfAnyVersion is newNode for tests that expect no servers under their own names.
+func newNodeOfAnyVersion(t *testing.T, edit ...func(*config.Agent)) *node {
 	t.Helper()
 	binary := haproxytest.Require(t)
 	dir := haproxytest.TempDir(t)

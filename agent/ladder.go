@@ -161,9 +161,9 @@ func (r *reconciler) needReload(w *wanted, backend, why string) {
 
 // climb puts a backend on the highest rung that fits, and returns it.
 func (r *reconciler) climb(b wantedBackend, servers []haproxy.Server) footing {
-	f := footing{rung: haproxy.RungServers, why: r.unfit[b.name]}
-	if f.why != "" {
-		f.rung = haproxy.RungSlots
+	f := r.onTop(b)
+	if unfit := r.unfit[b.name]; unfit != "" {
+		f.rung, f.why = haproxy.RungSlots, unfit
 		if why := b.slotsUnfit(servers); why != "" {
 			f.rung = haproxy.RungReload
 			f.why += "; no slots, because " + why

@@ -95,7 +95,7 @@ func TestLadderChanges(t *testing.T) {
 
 // TestRungIsPublished: the way and its reason are in the metric, and in the preview.
 func TestRungIsPublished(t *testing.T) {
-	n := newNode(t, func(c *config.Agent) { c.Services[0].HAProxy.Backend = []string{"balance source"} })
+	n := newNodeOfAnyVersion(t, func(c *config.Agent) { c.Services[0].HAProxy.Backend = []string{"balance source"} })
 	n.start(0)
 	n.hear("a@127.0.0.1:81")
 	n.answers("81")

@@ -358,7 +358,6 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
-	r.reset(w)
 	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
@@ -375,6 +374,9 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		r.loaded(r.socket, static, found)
 	} else {
 		r.identity = haproxy.Identity{} // not met yet: the next round asks again
+	}
+	if err := r.inspect(ctx, c, w); err != nil {
+		r.identity = haproxy.Identity{}
 	}
 	clear(r.unfit)
 	warnings := r.advise(w)

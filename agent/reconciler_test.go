@@ -391,10 +391,17 @@ func TestUnfitServers(t *testing.T) {
 	require.Empty(t, n.tap.since(0))
 }
 
+// serviceWithLine is a service that no HAProxy makes at run time.
+func serviceWithLine(name string) config.Service {
+	s := serviceNamed(name)
+	s.HAProxy.Backend = []string{"balance roundrobin"}
+	return s
+}
+
 // TestMissingBackend: a backend that HAProxy lacks is asked for once, and then filled.
 func TestMissingBackend(t *testing.T) {
 	n := newNode(t)
-	n.config.Services = append(n.config.Services, serviceNamed("new"))
+	n.config.Services = append(n.config.Services, serviceWithLine("new"))
 	n.start(0)
 	n.hear("a@127.0.0.1:81")
 	n.hearOf("new", instances(t, "n@127.0.0.1:91")...)
@@ -411,7 +418,7 @@ func TestReloadsThatDoNotHelp(t *testing.T) {
 		name string
 		edit func(*config.Agent)
 	}{
-		{"it has no such backend", func(c *config.Agent) { c.Services = append(c.Services, serviceNamed("new")) }},
+		{"it has no such backend", func(c *config.Agent) { c.Services = append(c.Services, serviceWithLine("new")) }},
 		{"its backend takes no servers", func(c *config.Agent) { c.Services[0].HAProxy.Backend = []string{"balance source"} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -200,6 +200,20 @@ func (c *Client) Env(ctx context.Context, name string) (string, bool, error) {
 	return value, true, nil
 }
 
+// Unpublished names the backends that take no traffic, because they were never published or are no more (3.4). Unlike
+// State it waits for a dump of the statistics, one line a backend; not for every round.
+func (c *Client) Unpublished(ctx context.Context) ([]string, error) {
+	reply, err := c.Exec(ctx, "show stat -1 2 -1")
+	if err != nil {
+		return nil, fmt.Errorf("read unpublished backends: %w", err)
+	}
+	names, err := parseUnpublished(reply)
+	if err != nil {
+		return nil, fmt.Errorf("read unpublished backends: %w", err)
+	}
+	return names, nil
+}
+
 // State reads all backends and their servers. 10,000 servers take HAProxy 10 to 15 ms.
 func (c *Client) State(ctx context.Context) (State, error) {
 	reply, err := c.Exec(ctx, "show backend")

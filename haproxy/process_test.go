@@ -104,7 +104,7 @@ func (h *host) pids() []int {
 // config is a file whose service answers with status.
 func (h *host) config(status int) File {
 	return File{
-		AdminSocket: h.o.AdminSocket,
+		AdminSocket: h.o.AdminSocket, DistinctNames: haproxytest.AtLeast(h.t, 3, 3),
 		Services: []Service{{
 			Name: "web", HasFrontend: true, Bind: "127.0.0.1:" + strconv.Itoa(h.port),
 			Frontend: []string{"http-request return status " + strconv.Itoa(status)},

@@ -9,6 +9,25 @@ import (
 	"strings"
 )
 
+// parseUnpublished reads the statistics of backends: CSV under a header whose columns depend on the version, with names
+// that need no quotes. The status of one that is not published reads "UP (UNPUB)".
+func parseUnpublished(reply string) ([]string, error) {
+	header, rows, _ := strings.Cut(strings.TrimLeft(reply, "\n"), "\n")
+	columns := strings.Split(strings.TrimPrefix(header, "# "), ",")
+	name, status := slices.Index(columns, "pxname"), slices.Index(columns, "status")
+	if name < 0 || status < 0 {
+		return nil, fmt.Errorf("the header %q has no pxname or no status", clip(header))
+	}
+	var out []string
+	for line := range strings.Lines(rows) {
+		f := strings.Split(line, ",")
+		if len(f) > max(name, status) && strings.HasSuffix(f[status], "(UNPUB)") {
+			out = append(out, f[name])
+		}
+	}
+	return out, nil
+}
+
 // ParseBackends reads the reply to "show backend": the names of all backends, those without servers too. A name
 // that is no legal name is an error.
 func ParseBackends(reply string) ([]string, error) {

@@ -235,3 +235,13 @@ func BenchmarkParseState(b *testing.B) {
 		})
 	}
 }
+
+func TestParseUnpublished(t *testing.T) {
+	names, err := parseUnpublished("# pxname,svname,qcur,status,weight,\na,BACKEND,0,UP,1,\nb,BACKEND,0,UP (UNPUB),1,\nc,BACKEND,0,DOWN (UNPUB),0,\n\n")
+	require.NoError(t, err)
+	require.Equal(t, []string{"b", "c"}, names)
+	for _, reply := range []string{"", "Unknown command.\n", "# pxname,svname\na,BACKEND\n"} {
+		_, err := parseUnpublished(reply)
+		require.Error(t, err, reply)
+	}
+}
