@@ -110,15 +110,16 @@ func Require(t testing.TB) string {
 	return path
 }
 
-// RequireAtLeast skips the test when HAProxy is older than major.minor, and says what it lacks. With CI=true that
-// fails instead, unless BinaryVariable names the HAProxy.
+// RequireAtLeast skips the test when HAProxy is older than major.minor, and says what it lacks. With CI=true, where 2.6
+// is the least that is there, what 2.6 has may not be skipped: that fails, unless BinaryVariable names the HAProxy.
 func RequireAtLeast(t testing.TB, major, minor int, what string) {
 	t.Helper()
 	if AtLeast(t, major, minor) {
 		return
 	}
 	text := fmt.Sprintf("NOT TESTED: %s has no %s, which came with %d.%d", Require(t), what, major, minor)
-	if os.Getenv("CI") == "true" && os.Getenv(BinaryVariable) == "" {
+	promised := major < 2 || major == 2 && minor <= 6
+	if promised && os.Getenv("CI") == "true" && os.Getenv(BinaryVariable) == "" {
 		t.Fatal(text)
 	}
 	t.Skip(text)
