@@ -62,7 +62,12 @@ func TestRender(t *testing.T) {
 
 func TestRenderedFilesPassHAProxy(t *testing.T) {
 	check := CheckWith(haproxytest.Require(t), time.Minute)
-	for path := range goldens(t) {
+	for path, golden := range goldens(t) {
+		if haproxytest.AtLeast(t, 3, 3) {
+			golden.File.DistinctNames, golden.File.NamedDefaults = true, true
+			path = filepath.Join(t.TempDir(), "haproxy.cfg")
+			require.NoError(t, os.WriteFile(path, golden.File.Render(golden.Servers), 0o600))
+		}
 		require.NoError(t, check(t.Context(), path))
 	}
 }
