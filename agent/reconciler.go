@@ -425,14 +425,16 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 			unknown = append(unknown, name)
 		}
 	}
-	if len(unknown) == 0 {
-		return nil
-	}
-	state, err := c.StateOf(ctx, unknown...)
+	return r.reread(ctx, c, unknown)
+}
+
+// reread reads some backends again.
+func (r *reconciler) reread(ctx context.Context, c *haproxy.Client, names []string) error {
+	state, err := c.StateOf(ctx, names...)
 	if err != nil {
 		return err
 	}
-	for _, name := range unknown {
+	for _, name := range names {
 		r.fresh[name] = true
 		if servers, there := state[name]; there {
 			r.actual[name] = servers
