@@ -91,6 +91,7 @@ func TestAttached(t *testing.T) {
 // TestAttachedNames: what HAProxy has of a name that does not resolve stays over a restart of the agent, also when its
 // address changed before, and with it the object.
 func TestAttachedNames(t *testing.T) {
+	haproxytest.RequireDynamicServers(t)
 	n := newAttached(t, "backend svc")
 	known := &names{addrs: map[string][]string{"web.example.com": {"127.0.0.1"}}, count: map[string]int{}}
 	n.resolves(known)

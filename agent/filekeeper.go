@@ -321,6 +321,9 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	}
 	k.begun = true
 	for _, reason := range reasons {
+		if reason == "" {
+			continue
+		}
 		k.request(reason)
 	}
 	k.compare()
@@ -382,6 +385,17 @@ func (k *filekeeper) needReload(reason string) {
 	if !wait {
 		k.request(reason)
 	}
+}
+
+// withdraw takes back what was asked for with needReload, and returns whether it was still to be done.
+func (k *filekeeper) withdraw(reason string) bool {
+	k.mu.Lock()
+	i := slices.Index(k.due, reason)
+	if i >= 0 {
+		k.due[i] = "" // a write that is under way has counted them
+	}
+	k.mu.Unlock()
+	return k.reloader != nil && k.reloader.Withdraw(reason) || i >= 0
 }
 
 func (k *filekeeper) request(reason string) {

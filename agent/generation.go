@@ -139,6 +139,9 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
 		}
+		if len(g.haproxys) == 1 {
+			g.haproxys[0].withdraw = g.file.withdraw
+		}
 	}
 	return g, nil
 }

@@ -155,8 +155,28 @@ func (r *reconciler) unasked(w *wanted, backends []string) []string {
 // needReload asks for the reload that a backend needs because its servers cannot be added at run time.
 func (r *reconciler) needReload(w *wanted, backend, why string) {
 	if len(r.unasked(w, []string{backend})) > 0 {
-		r.reload("backend " + backend + ": " + why)
+		r.ask(backend, "backend "+backend+": "+why)
 	}
+}
+
+// ask asks for a reload on behalf of a backend.
+func (r *reconciler) ask(backend, reason string) {
+	r.reload(reason)
+	if r.owed == nil {
+		r.owed = map[string]string{}
+	}
+	r.owed[backend] = reason
+}
+
+// forgive takes back the reloads that were asked for and not done before the process that was just met began: whether
+// it has what they were for is found out now. One that was done, and did not help, stays asked for.
+func (r *reconciler) forgive() {
+	for backend, reason := range r.owed {
+		if r.withdraw != nil && r.withdraw(reason) {
+			delete(r.asked, backend)
+		}
+	}
+	clear(r.owed)
 }
 
 // climb puts a backend on the highest rung that fits, and returns it.

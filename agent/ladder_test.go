@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -167,4 +170,30 @@ func TestSlotsKeepWhatIsNotKnown(t *testing.T) {
 	left := r.slotServers(w, "svc", b.servers)
 	require.Len(t, left, 1)
 	require.Equal(t, "b_10.0.0.2:82", left[0].Name)
+}
+
+// TestReloadThatWasDone: what a service asks for while the reload that it needs is under way is not asked for again.
+func TestReloadThatWasDone(t *testing.T) {
+	n := newNode(t, func(c *config.Agent) {
+		c.Services[0].HAProxy.Backend = []string{"balance source"}
+		dir := filepath.Dir(c.HAProxy.ConfigFilePath)
+		c.HAProxy.ReloadCommand = fmt.Sprintf("echo reload >> %[1]s/reloads; sleep 0.3; kill -USR2 $(cat %[1]s/pid); sleep 0.3", dir)
+	})
+	n.start(0)
+	n.hear("a@127.0.0.1:81")
+	eventually(t, "a reload has begun", func() error {
+		if n.reloads() == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.answers("81 82")
+	eventually(t, "no reload is under way or due", func() error {
+		if r := n.gen.file.status().Reload; r.Reloads == 0 || len(r.Pending) > 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	require.Equal(t, 1, n.reloads())
 }

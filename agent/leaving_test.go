@@ -239,6 +239,7 @@ func TestNoDeleteWhileWatched(t *testing.T) {
 // does not wait for all of it, wherever its name stands.
 func TestLongFill(t *testing.T) {
 	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
 	n := newNode(t, func(c *config.Agent) { c.Services = append(c.Services, serviceNamed("tiny")) })
 	n.start(0)
 	n.hearOf("tiny", instances(t, "x@127.0.0.1:99")...)

@@ -51,10 +51,11 @@ type reconciler struct {
 	attached bool    // others write HAProxy's file, see attach.go
 	before   *memory // of the configuration before; nil: none
 
-	reload  func(reason string)
-	loaded  func(socket, static string, found bool) // tells what the running process was started with
-	log     logrus.FieldLogger
-	metrics *Metrics
+	reload   func(reason string)
+	withdraw func(reason string) bool                // nil: others may need the same reload
+	loaded   func(socket, static string, found bool) // tells what the running process was started with
+	log      logrus.FieldLogger
+	metrics  *Metrics
 
 	client *haproxy.Client // the young connection for the next round; nil: none
 	dialed time.Time
@@ -94,6 +95,7 @@ type reconciler struct {
 	shut     map[string]bool      // backends that are to be published
 	refused  map[string]string    // backends that HAProxy did not make, or take away, and why
 	bad      bool                 // the last round had refusals: the next one leaves nothing for later, to get past them
+	owed     map[string]string    // reasons of the reloads that were asked for since the process was met, by backend
 	asked    map[string]uint64    // revision of each backend that a reload was asked for; none once it has what it needs
 	advised  []string             // warnings about its version that were logged last
 	warned   bool                 // it was said that HAProxy does not answer
@@ -352,6 +354,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	}
 	r.identity = id
 	r.caps = haproxy.CapabilitiesOf(id.Version)
+	r.forgive()
 	clear(r.done)
 	clear(r.settled)
 	clear(r.retired)
@@ -422,14 +425,16 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 			unknown = append(unknown, name)
 		}
 	}
-	if len(unknown) == 0 {
-		return nil
-	}
-	state, err := c.StateOf(ctx, unknown...)
+	return r.reread(ctx, c, unknown)
+}
+
+// reread reads some backends again.
+func (r *reconciler) reread(ctx context.Context, c *haproxy.Client, names []string) error {
+	state, err := c.StateOf(ctx, names...)
 	if err != nil {
 		return err
 	}
-	for _, name := range unknown {
+	for _, name := range names {
 		r.fresh[name] = true
 		if servers, there := state[name]; there {
 			r.actual[name] = servers
@@ -452,7 +457,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 	desired := w.state(due, r.quarantine)
 	r.recognise(actual, desired)
 	if missing := r.unasked(w, haproxy.Missing(actual, desired)); len(missing) > 0 {
-		r.reload("HAProxy has no backend " + missing[0])
+		r.ask(missing[0], "HAProxy has no backend "+missing[0])
 	}
 	now := time.Now()
 	view := haproxy.View{

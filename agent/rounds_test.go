@@ -103,6 +103,7 @@ func TestOptionsOfAHalfMadeServer(t *testing.T) {
 // TestFoundAtOnce: where somebody tells that HAProxy is there, it is not tried at the end of a pause.
 func TestFoundAtOnce(t *testing.T) {
 	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
 	n := newNode(t)
 	found := make(chan struct{}, 1)
 	n.startWith(n.config, time.Hour, nil, func(r *reconciler) { r.suspect = found })
@@ -133,6 +134,7 @@ func TestFoundAtOnce(t *testing.T) {
 // TestDrainOnce: a server that has drained does not drain once more when HAProxy refuses the next step.
 func TestDrainOnce(t *testing.T) {
 	t.Parallel()
+	haproxytest.RequireDynamicServers(t)
 	const refusals, drain = 10, 2500 * time.Millisecond // together more than patience
 	n := newNode(t, func(c *config.Agent) { c.Services[0].DrainTimeout = drain })
 	n.start(0)

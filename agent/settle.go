@@ -132,7 +132,7 @@ func isRefusal(err error) bool {
 type change struct {
 	steps haproxy.Plan // that worked
 
-	added, readied, weighed, limited, left, ended, deleted []string
+	added, readied, weighed, limited, left, drains, ended, deleted []string
 }
 
 func (c *change) add(st haproxy.Step) {
@@ -148,8 +148,10 @@ func (c *change) add(st haproxy.Step) {
 		c.weighed = append(c.weighed, fmt.Sprintf("%s=%d", n, st.Server.Weight))
 	case haproxy.StepMaxconn:
 		c.limited = append(c.limited, n)
-	case haproxy.StepMaint, haproxy.StepDrain:
+	case haproxy.StepMaint:
 		c.left = append(c.left, n)
+	case haproxy.StepDrain:
+		c.drains = append(c.drains, n)
 	case haproxy.StepShutdown:
 		c.ended = append(c.ended, n)
 	case haproxy.StepDelete:
@@ -159,7 +161,7 @@ func (c *change) add(st haproxy.Step) {
 
 func (c *change) log(log logrus.FieldLogger) {
 	f := logrus.Fields{}
-	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "maxconn": c.limited, "left": c.left, "sessions_ended": c.ended} {
+	for key, names := range map[string][]string{"joined": c.added, "returned": c.readied, "weight": c.weighed, "maxconn": c.limited, "left": c.left, "draining": c.drains, "sessions_ended": c.ended} {
 		if len(names) > 0 {
 			f[key] = brief(names)
 		}

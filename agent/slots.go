@@ -155,24 +155,6 @@ func (r *reconciler) aged(now time.Time) map[haproxy.Key]bool {
 	return out
 }
 
-// reread reads some backends again.
-func (r *reconciler) reread(ctx context.Context, c *haproxy.Client, names []string) error {
-	state, err := c.StateOf(ctx, names...)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		r.fresh[name] = true
-		if servers, there := state[name]; there {
-			r.actual[name] = servers
-		} else {
-			delete(r.actual, name)
-		}
-		r.observe(name, time.Now())
-	}
-	return nil
-}
-
 // occupy carries the slots that got another address on: when HAProxy shows the address, they get their weight and
 // traffic, and what was to leave the backend leaves. It returns the results with what was done added. A slot whose
 // address does not show counts as failed, and is looked at again in the next round.

@@ -68,7 +68,7 @@ func (c Capabilities) Warnings(leastconn bool) []string {
 	}
 	if c.patchOf(2, 6, 0) && !c.patchOf(2, 6, 13) {
 		out = append(out, fmt.Sprintf(`HAProxy %s can crash when a server is deleted while a slow reader has "show stat" or "show servers" open; `+
-			`myelin deletes late, one at a time and never while it reads itself; let other programs read quickly, or install a later version`, c.Version))
+			`myelin deletes late, one at a time, and while it sees nobody else connected to the socket; let other programs read quickly, or install a later version`, c.Version))
 	}
 	return out
 }

@@ -79,6 +79,15 @@ func (r *Reloader) Request(reason string) {
 	}
 }
 
+// Withdraw takes a reason back, and returns whether it was waiting for its turn. A reload that is under way goes on.
+func (r *Reloader) Withdraw(reason string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.pending)
+	r.pending = slices.DeleteFunc(r.pending, func(p string) bool { return p == reason })
+	return len(r.pending) < n
+}
+
 // Run does the reloads until ctx is done; one that is under way then is waited for. A reload that fails is tried
 // again after the interval until it works or nobody is there to run it.
 func (r *Reloader) Run(ctx context.Context) {
