@@ -82,6 +82,7 @@ func newWorld(t *testing.T, edit ...func(string) string) *world {
 	if testing.Short() {
 		t.Skip("end-to-end tests run real servers")
 	}
+	haproxytest.RequireDynamicServers(t) // they know servers by their names
 	// Not t.TempDir: paths of unix sockets are short.
 	dir, err := os.MkdirTemp("", "myelin-")
 	require.NoError(t, err)
