@@ -290,7 +290,14 @@ func (w *world) pinned() func() {
 		after, err := w.pid()
 		require.NoError(w.t, err)
 		require.Equal(w.t, before, after, "HAProxy's worker is another one")
-		require.Zero(w.t, w.status().File.Reload.Reloads, "the agent reloaded HAProxy")
+		var reload *haproxy.ReloadStatus // none while a process that was just started reads its files
+		w.eventually("the agent tells of reloads", func() error {
+			if reload = w.status().File.Reload; reload == nil {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		require.Zero(w.t, reload.Reloads, "the agent reloaded HAProxy")
 	}
 }
 

@@ -177,6 +177,7 @@ func TestReloadThatWasDone(t *testing.T) {
 	n := newNode(t, func(c *config.Agent) {
 		c.Services[0].HAProxy.Backend = []string{"balance source"}
 		dir := filepath.Dir(c.HAProxy.ConfigFilePath)
+		c.HAProxy.RestartInterval = 5 * time.Second // ample time to notice the new process, which is looked for twice a second
 		c.HAProxy.ReloadCommand = fmt.Sprintf("echo reload >> %[1]s/reloads; sleep 0.3; kill -USR2 $(cat %[1]s/pid); sleep 0.3", dir)
 	})
 	n.start(0)

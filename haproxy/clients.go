@@ -3,6 +3,7 @@ package haproxy
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -23,7 +24,9 @@ func OtherClients(socket string, own int) (others int, known bool) {
 }
 
 // countClients reads lines "address: references protocol flags type state inode path". A listening socket has state 01,
-// a connection that it accepted 03, and both have its path.
+// a connection that it accepted 03, and both have its path. Of the references of a connection one is its other end's:
+// with two, that has hung up and reads nothing any more. HAProxy 2.8 and 3.0 were seen to keep the end of a reader that
+// hung up in the middle of a dump for a minute.
 func countClients(table, socket string, own int) (others int, known bool) {
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)
@@ -34,7 +37,9 @@ func countClients(table, socket string, own int) (others int, known bool) {
 		case "01":
 			known = true
 		case "03":
-			others++
+			if references, err := strconv.ParseUint(f[1], 16, 32); err != nil || references > 2 {
+				others++
+			}
 		}
 	}
 	return max(0, others-own), known
