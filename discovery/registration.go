@@ -7,4 +7,8 @@ type Registration struct {
 	Data       []byte
 	Sequential bool
 	Ephemeral  bool
+
+	// Also are further nodes for the same instance, in other formats: they are published after this one, stand and are
+	// kept as it is, and are withdrawn with it. They have no Also of their own.
+	Also []Registration
 }

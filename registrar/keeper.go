@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,6 @@ const (
 	attemptTimeout = 5 * time.Second  // one request to the directory
 	closeTimeout   = 3 * time.Second  // the withdrawal when the process ends
 	successorGrace = 30 * time.Second // how long a successor that is down keeps its predecessor, as in Nerve
-	stallSlack     = 10 * time.Second // a check that is later than this has lost its way
 )
 
 // keeper looks after one service: a loop that owns all its state, a goroutine for each check, and one for the request
@@ -48,6 +46,7 @@ type keeper struct {
 	probing    sync.WaitGroup
 	state      State // what was decided last
 	since      time.Time
+	condition  Condition // to publish
 
 	upkeep     upkeep
 	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
@@ -65,20 +64,6 @@ type keeper struct {
 	leaving  bool            // withdraw for good, then end
 }
 
-// probe is a check with its health.
-type probe struct {
-	check  Check
-	health Health
-	status CheckStatus
-}
-
-type result struct {
-	probe *probe
-	err   error
-	took  time.Duration
-	at    time.Time
-}
-
 // outcome is what became of a request.
 type outcome struct {
 	op       op
@@ -94,7 +79,7 @@ func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
 		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
 		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1),
-		service: s, since: time.Now(),
+		service: s, since: time.Now(), condition: usual,
 		upkeep: upkeep{jitter: o.Rand}, stopProbes: func() {},
 	}
 	if was, may := s.Directory.Standing(s.Registration); may {
@@ -150,74 +135,9 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// startProbes begins to make the checks of s anew; nothing is known of their health.
-func (k *keeper) startProbes(ctx context.Context, s Service) {
-	k.endProbes()
-	ctx, k.stopProbes = context.WithCancel(ctx)
-	now := time.Now()
-	for _, c := range s.active() {
-		p := &probe{check: c, health: NewHealth(c.Rise, c.Fall, s.FirstResultDecides)}
-		p.status = CheckStatus{Check: c.Name, Since: now}
-		k.probes = append(k.probes, p)
-		k.probing.Go(func() { k.repeat(ctx, p) })
-	}
-	k.decide("", nil)
-}
-
-// endProbes does not wait: a check may take a moment to give up, and the loop must not. Results under way are those of
-// probes that are no longer known.
-func (k *keeper) endProbes() {
-	k.stopProbes()
-	k.probes = nil
-}
-
-// repeat makes a check until ctx ends: at once, then after a random part of its interval, so that the checks of many
-// services do not stay in step, then with the interval between them.
-func (k *keeper) repeat(ctx context.Context, p *probe) {
-	pause := time.Duration(k.jitter() * float64(p.check.Interval))
-	for ; ; pause = p.check.Interval {
-		began := time.Now()
-		err := p.check.run(ctx)
-		r := result{probe: p, err: err, took: time.Since(began), at: time.Now()}
-		if ctx.Err() != nil {
-			return // the end of ctx may be the reason for the error
-		}
-		select {
-		case k.results <- r:
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// observe takes the result of a check.
-func (k *keeper) observe(r result) {
-	if !slices.Contains(k.probes, r.probe) {
-		return
-	}
-	if !k.replaced {
-		k.metrics.checked(k.service.Name, r.err == nil, r.took)
-	}
-	st := &r.probe.status
-	st.At, st.Latency, st.Error = r.at, r.took, words(r.err)
-	if r.probe.health.Observe(r.err == nil) {
-		st.State, st.Since = r.probe.health.State(), r.at
-		k.decide(st.Check, r.err)
-	}
-}
-
 // decide draws the conclusion from all checks. While they have not decided, what was decided before holds.
 func (k *keeper) decide(check string, reason error) {
-	states := make([]State, len(k.probes))
-	for i, p := range k.probes {
-		states[i] = p.health.State()
-	}
-	want, now := together(states), time.Now()
+	want, now := k.judge(), time.Now()
 	if want == Unknown {
 		return
 	}
@@ -271,7 +191,7 @@ func (k *keeper) ask(ctx context.Context, timer *time.Timer) {
 
 // request returns what to do for op. What it returns touches nothing of the loop's.
 func (k *keeper) request(op op) func(context.Context) outcome {
-	dir, node, was, is := k.service.Directory, k.node, k.standing, k.service.Registration
+	dir, node, was, is := k.service.Directory, k.node, k.standing, k.service.registration(k.condition)
 	if op == withdraw {
 		return func(ctx context.Context) outcome {
 			return outcome{standing: was, err: dir.Withdraw(ctx, was, node)}
@@ -461,20 +381,6 @@ func closed(c <-chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// stalled names a check that should have ended long ago; it is empty when all go on.
-func (k *keeper) stalled(now time.Time) string {
-	for _, p := range k.probes {
-		last := p.status.Since
-		if p.status.At.After(last) {
-			last = p.status.At
-		}
-		if now.Sub(last) > p.check.timeout()+p.check.Interval+stallSlack {
-			return p.check.Name
-		}
-	}
-	return ""
 }
 
 func (k *keeper) logger() logrus.FieldLogger {

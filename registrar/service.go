@@ -14,6 +14,7 @@ import (
 type Service struct {
 	Name         string // unique among the services of a process
 	Registration discovery.Registration
+	Render       Renderer  // what is published in other conditions than the usual one; nil: always Registration
 	Directory    Directory // comparable, as pointers are; handed over again on Reload when it is to be the same
 
 	// Checks must all be up. Without any the service counts as healthy, as in Nerve.
@@ -23,6 +24,30 @@ type Service struct {
 
 	// FirstResultDecides makes one pass enough at the start, whatever Rise says, as in Nerve.
 	FirstResultDecides bool
+}
+
+// Condition is what a registration says of its service, besides where it is.
+type Condition struct {
+	Weight  int  // percent of the configured weight, 1 to 100
+	Leaving bool // it goes on purpose, and is withdrawn in a moment
+}
+
+// usual is the condition of a service that is well and stays.
+var usual = Condition{Weight: 100}
+
+// Renderer says what is published in a condition.
+type Renderer interface {
+	// Render returns r with the data for c, and nothing else changed: a node keeps its name and kind. It is pure.
+	// Implementations are compared with reflect.DeepEqual on Reload.
+	Render(r discovery.Registration, c Condition) discovery.Registration
+}
+
+// registration is what to publish in a condition.
+func (s Service) registration(c Condition) discovery.Registration {
+	if s.Render == nil || c == usual {
+		return s.Registration
+	}
+	return s.Render.Render(s.Registration, c)
 }
 
 // Check is a health check and how its results are judged.
