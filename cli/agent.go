@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 )
@@ -77,12 +78,12 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		return err
 	}
 	// Before any session is taken up: a start that fails here must not end what the process before has left.
-	var admin net.Listener // nil: there are no pages
+	var pages net.Listener // nil: there are no pages
 	if cfg.Admin.Listen != "" && !once {
-		if admin, err = agent.Listen(cfg.Admin.Listen); err != nil {
+		if pages, err = admin.Listen(cfg.Admin.Listen); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		defer admin.Close() // a second time, where the pages have ended
+		defer pages.Close() // a second time, where the pages have ended
 	}
 
 	// What is made first ends last: the sessions, then the pages.
@@ -102,8 +103,8 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	if once {
 		return a.agentOnce(ctx, p.agent)
 	}
-	if admin != nil {
-		defer p.answer(context.WithoutCancel(ctx), admin, reg)()
+	if pages != nil {
+		defer p.answer(context.WithoutCancel(ctx), pages, reg)()
 	}
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
 	return p.run(ctx)
@@ -127,7 +128,7 @@ func (p *process) answer(ctx context.Context, l net.Listener, metrics prometheus
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := agent.Serve(ctx, l, p.agent.Handler(metrics)); err != nil {
+		if err := admin.Serve(ctx, l, p.agent.Handler(metrics)); err != nil {
 			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
 		}
 	}()
