@@ -26,6 +26,7 @@ type keeper struct {
 	id      identity
 	log     logrus.FieldLogger
 	metrics *Metrics
+	statsd  *Statsd
 	jitter  func() float64
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
@@ -76,7 +77,7 @@ type outcome struct {
 
 func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand,
 		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1),
 		service: s, since: time.Now(), condition: usual,
@@ -217,6 +218,9 @@ func (k *keeper) conclude(o outcome) {
 	k.giveUp = nil
 	k.standing = o.standing
 	k.upkeep.end(o.err == nil, now)
+	if !errors.Is(o.err, context.Canceled) {
+		k.statsd.reported(k.service, o, k.node)
+	}
 	switch {
 	case errors.Is(o.err, context.Canceled): // given up by us; the request that follows will tell
 	case o.err != nil:
@@ -267,6 +271,9 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		if !k.replaced {
 			k.metrics.repaired(k.service.Name, o.why)
 		}
+	}
+	if present := o.op == publish; present != k.registered {
+		k.statsd.turned(k.service.Name, present)
 	}
 	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op == publish, o.node, now

@@ -75,6 +75,7 @@ func (k *keeper) observe(r result) {
 	}
 	if !k.replaced {
 		k.metrics.checked(k.service.Name, r.err == nil, r.took)
+		k.statsd.checked(k.service.Name, r.probe.check.Name, r.err == nil)
 	}
 	st := &r.probe.status
 	st.At, st.Latency, st.Error = r.at, r.took, words(r.err)

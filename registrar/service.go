@@ -15,6 +15,7 @@ type Service struct {
 	Name         string // unique among the services of a process
 	Registration discovery.Registration
 	Render       Renderer  // what is published in other conditions than the usual one; nil: always Registration
+	Cluster      string    // the ensemble's name in statsd's tags
 	Directory    Directory // comparable, as pointers are; handed over again on Reload when it is to be the same
 
 	// Checks must all be up. Without any the service counts as healthy, as in Nerve.
