@@ -50,14 +50,17 @@ func TestWatchdog(t *testing.T) {
 	}
 	stuck.Store(true)
 	require.Eventually(t, func() bool { return len(said.AllEntries()) > 0 }, 10*time.Second, time.Millisecond)
-	for systemd.SetReadDeadline(time.Now().Add(-time.Second)); ; { // what was on its way
-		if _, err := systemd.Read(buf); err != nil {
-			break
-		}
+	quiet := func() bool {
+		systemd.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err := systemd.Read(buf)
+		return err != nil
 	}
-	systemd.SetReadDeadline(time.Time{})
+	for !quiet() { // what was on its way
+	}
 	before := asked.Load()
 	require.Eventually(t, func() bool { return asked.Load() > before+3 }, 10*time.Second, time.Millisecond)
+	require.True(t, quiet(), "told of progress that there was not")
+	systemd.SetReadDeadline(time.Time{})
 	stuck.Store(false)
 	require.Equal(t, "WATCHDOG=1", hear())
 	cancel()
