@@ -136,9 +136,10 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// decide draws the conclusion from all checks. While they have not decided, what was decided before holds.
-func (k *keeper) decide(check string, reason error) {
-	want, now := k.judge(), time.Now()
+// decide draws the conclusion from what all checks amount to. While they have not decided, what was decided before
+// holds.
+func (k *keeper) decide(j judgement) {
+	want, now := j.state, time.Now()
 	if want == Unknown {
 		return
 	}
@@ -147,19 +148,32 @@ func (k *keeper) decide(check string, reason error) {
 		k.upkeep.changed(now)
 		k.abandon()
 	}
-	if !k.upkeep.decide(want, now) {
+	weighed := k.weigh(j, now)
+	if !k.upkeep.decide(want, now) && !weighed {
 		return
 	}
 	k.abandon()
-	k.state, k.since = want, now
+	if want != k.state {
+		k.state, k.since = want, now
+	}
 	log := k.logger()
-	if check != "" {
-		log = log.WithField("check", check)
+	if j.check != "" {
+		log = log.WithField("check", j.check)
 	}
-	if reason != nil {
-		log = log.WithField("err", reason)
+	if j.reason != nil {
+		log = log.WithField("err", j.reason)
 	}
-	log.Info("service is " + want.String())
+	log.Info("service is " + j.String())
+}
+
+// weigh applies the weight of a service that is up, and reports whether it is another one than before.
+func (k *keeper) weigh(j judgement, now time.Time) bool {
+	if j.state != Up || j.weight == k.condition.Weight {
+		return false
+	}
+	k.condition.Weight = j.weight
+	k.upkeep.changed(now)
+	return true
 }
 
 // abandon gives up the request under way: it is for something that is no longer wanted.
