@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
@@ -134,29 +138,62 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	}
 	a.warn(log, problems)
 
-	sessions := agent.NewSessions(log)
-	r, err := a.newRegistrar(ctx, c, f, sessions, log, newRegistry())
+	pages, err := listen(c.Admin, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	if pages != nil {
+		defer pages.Close() // a second time, where they have ended
+	}
+	sessions, reg := agent.NewSessions(log), newRegistry()
+	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
 		sessions.Close()
 		return err
 	}
 	defer r.endSessions()
+	if pages != nil {
+		reg.MustRegister(sessions.Collector())
+		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
+	}
 	w, err := a.startCommand(command, c.StopTimeout, r)
 	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	running.Go(func() { watchdog(ctx, log, r.Live) })
 	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
-	defer notify(log, daemon.SdNotifyStopping)
 	if w != nil {
 		return w.run(ctx)
 	}
 	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
 	return r.run(ctx)
+}
+
+// listen opens the address of a registrar's pages; nil: there are none. One that nobody asked for may be taken: there
+// can be many registrars on a host.
+func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
+	if c.Listen == "" {
+		return nil, nil
+	}
+	l, err := admin.Listen(c.Listen)
+	if err != nil && !c.Given {
+		log.WithField("err", err).Warn("there are no pages: give this registrar an admin.listen of its own")
+		return nil, nil
+	}
+	return l, err
+}
+
+// handler answers with the registrar's pages.
+func (r *registrarRole) handler(metrics prometheus.Gatherer) http.Handler {
+	return r.Handler(registrar.About{
+		Version: buildVersion(), Config: r.file.path, Instance: r.began.InstanceID, Started: time.Now(), Sessions: r.sessions.Statuses,
+	}, metrics)
 }
 
 // registrarRole is a registrar and the file it is made of.
@@ -178,6 +215,9 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
+	}
+	if f.hosted && c.Admin.Given {
+		r.log.WithField("path", f.path).Warn("admin of the registrar's file has no effect: the agent's pages tell of both roles")
 	}
 	r.cleaning = newCleaner(ctx, r.log)
 	r.cleaning.begin(services)
@@ -270,8 +310,12 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
+<<<<<<< HEAD
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
+=======
+		{"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+>>>>>>> main
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})

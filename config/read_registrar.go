@@ -27,11 +27,11 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
-	root.later("max_repeated_report_failures", "statsd", "admin")
+	root.later("max_repeated_report_failures", "statsd")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
-	g.Admin = root.admin("")
+	g.Admin = root.admin(DefaultRegistrarListen)
 	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
 	g.StopTimeout = root.duration("stop_timeout", 0, positive)
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
@@ -60,7 +60,7 @@ func (t *table) controlSocket(stateDir, instance string) ControlSocket {
 	case len(path) > socketPathMost:
 		t.fail("control_socket", fmt.Sprintf("the path has %d bytes, and that of a socket may have %d", len(path), socketPathMost), `write a shorter one, or "off"`)
 	}
-	return ControlSocket{Path: path, Chosen: true}
+	return ControlSocket{Path: path, Given: true}
 }
 
 // sharedNodes refuses two services that would write to one node: only a sequence tells the nodes of one path and one

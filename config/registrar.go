@@ -24,8 +24,8 @@ type Registrar struct {
 
 // ControlSocket is the unix socket that the registrar takes orders at.
 type ControlSocket struct {
-	Path   string // empty: there is none
-	Chosen bool   // the file names it, so that a registrar without it is not what was asked for
+	Path  string // empty: there is none
+	Given bool   // the file names it: a registrar without it is not what was asked for
 }
 
 // Registration is one service that the registrar looks after.

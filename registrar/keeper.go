@@ -391,7 +391,7 @@ func (k *keeper) logger() logrus.FieldLogger {
 func (k *keeper) publishStatus() {
 	st := ServiceStatus{
 		Service: k.service.Name, Path: k.service.Registration.Path, State: k.state, Since: k.since,
-		Registered: k.registered, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
+		Registered: k.registered, Settled: k.upkeep.confirmed, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
 		Leaving: k.replaced || k.leaving, Checks: make([]CheckStatus, len(k.probes)),
 	}
 	for i, p := range k.probes {
