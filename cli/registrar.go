@@ -310,12 +310,9 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
-<<<<<<< HEAD
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
-=======
-		{"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
->>>>>>> main
+		{"admin.listen", r.began.Admin, c.Admin},
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
