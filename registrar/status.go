@@ -11,6 +11,7 @@ type ServiceStatus struct {
 	Checks  []CheckStatus `json:"checks"`
 
 	Registered bool      `json:"registered"`         // the directory's last answer was that the node stands
+	Settled    bool      `json:"settled"`            // the directory is known to have what is wanted
 	Node       string    `json:"node,omitempty"`     // full path of the node, when one was made
 	Confirmed  time.Time `json:"confirmed,omitzero"` // when the directory answered last
 	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
