@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,8 @@ type registrarRole struct {
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
-	handed   atomic.Bool // another process takes the registrations over
+	statsd   *registrar.Statsd // nil: nothing is sent
+	handed   atomic.Bool       // another process takes the registrations over
 }
 
 // newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
@@ -221,8 +223,13 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	}
 	r.cleaning = newCleaner(ctx, r.log)
 	r.cleaning.begin(services)
+	if c.Statsd != nil {
+		if r.statsd, err = registrar.NewStatsd(c.Statsd.Host, c.Statsd.Port); err != nil {
+			r.log.WithField("err", err).Warn("nothing is sent to statsd; correct statsd in the file and restart") // no reason not to register
+		}
+	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -261,14 +268,10 @@ func (r *registrarRole) handOver() {
 	r.Detach()
 }
 
-// bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
-// wait for it.
-func (r *registrarRole) bury() {
-}
-
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
 	r.cleaning.close()
+	r.statsd.Close()
 	if r.handed.Load() {
 		r.sessions.Leave()
 		return
@@ -310,10 +313,9 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
-		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
-		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
-		{"admin.listen", r.began.Admin, c.Admin},
+		{"statsd", statsdOf(r.began), statsdOf(c)}, {"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 	}
+	settings = append(settings, setting{"control_socket", r.began.ControlSocket, c.ControlSocket}, setting{"stop_timeout", r.began.StopTimeout, c.StopTimeout})
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
 	}
@@ -324,6 +326,25 @@ func (r *registrarRole) reload(path string) error {
 // ensemble tells ensembles apart. The order of the hosts does not matter.
 func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
+// statsdOf is the setting as text, which can be compared.
+func statsdOf(c *config.Registrar) string {
+	if c.Statsd == nil {
+		return ""
+	}
+	return fmt.Sprint(*c.Statsd)
+}
+
+// cluster is how Nerve calls an ensemble in its tags: the first of the sorted hosts up to its first dot, without the
+// digits at its end.
+func cluster(z config.ZooKeeper) string {
+	if len(z.Hosts) == 0 {
+		return ""
+	}
+	first := slices.Min(z.Hosts)
+	name, _, _ := strings.Cut(first, ".")
+	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
 // registrations turns the file into what the registrar looks after.
@@ -360,7 +381,7 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		out = append(out, registrar.Service{
-			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Checks: checks,
+			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
 		})
 	}

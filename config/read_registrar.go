@@ -27,7 +27,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
-	root.later("max_repeated_report_failures", "statsd")
+	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))

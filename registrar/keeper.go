@@ -26,6 +26,7 @@ type keeper struct {
 	id      identity
 	log     logrus.FieldLogger
 	metrics *Metrics
+	statsd  *Statsd
 	jitter  func() float64
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
@@ -76,7 +77,7 @@ type outcome struct {
 
 func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand,
 		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1),
 		service: s, since: time.Now(), condition: usual,
@@ -135,9 +136,10 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// decide draws the conclusion from all checks. While they have not decided, what was decided before holds.
-func (k *keeper) decide(check string, reason error) {
-	want, now := k.judge(), time.Now()
+// decide draws the conclusion from what all checks amount to. While they have not decided, what was decided before
+// holds.
+func (k *keeper) decide(j judgement) {
+	want, now := j.state, time.Now()
 	if want == Unknown {
 		return
 	}
@@ -146,19 +148,32 @@ func (k *keeper) decide(check string, reason error) {
 		k.upkeep.changed(now)
 		k.abandon()
 	}
-	if !k.upkeep.decide(want, now) {
+	weighed := k.weigh(j, now)
+	if !k.upkeep.decide(want, now) && !weighed {
 		return
 	}
 	k.abandon()
-	k.state, k.since = want, now
+	if want != k.state {
+		k.state, k.since = want, now
+	}
 	log := k.logger()
-	if check != "" {
-		log = log.WithField("check", check)
+	if j.check != "" {
+		log = log.WithField("check", j.check)
 	}
-	if reason != nil {
-		log = log.WithField("err", reason)
+	if j.reason != nil {
+		log = log.WithField("err", j.reason)
 	}
-	log.Info("service is " + want.String())
+	log.Info("service is " + j.String())
+}
+
+// weigh applies the weight of a service that is up, and reports whether it is another one than before.
+func (k *keeper) weigh(j judgement, now time.Time) bool {
+	if j.state != Up || j.weight == k.condition.Weight {
+		return false
+	}
+	k.condition.Weight = j.weight
+	k.upkeep.changed(now)
+	return true
 }
 
 // abandon gives up the request under way: it is for something that is no longer wanted.
@@ -217,6 +232,9 @@ func (k *keeper) conclude(o outcome) {
 	k.giveUp = nil
 	k.standing = o.standing
 	k.upkeep.end(o.err == nil, now)
+	if !errors.Is(o.err, context.Canceled) {
+		k.statsd.reported(k.service, o, k.node)
+	}
 	switch {
 	case errors.Is(o.err, context.Canceled): // given up by us; the request that follows will tell
 	case o.err != nil:
@@ -267,6 +285,9 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		if !k.replaced {
 			k.metrics.repaired(k.service.Name, o.why)
 		}
+	}
+	if present := o.op == publish; present != k.registered {
+		k.statsd.turned(k.service.Name, present)
 	}
 	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op == publish, o.node, now
