@@ -313,9 +313,10 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
-		{"statsd", statsdOf(r.began), statsdOf(c)}, {"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
+		{"admin.listen", r.began.Admin, c.Admin}, {"statsd", statsdOf(r.began), statsdOf(c)},
 	}
-	settings = append(settings, setting{"control_socket", r.began.ControlSocket, c.ControlSocket}, setting{"stop_timeout", r.began.StopTimeout, c.StopTimeout})
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
 	}

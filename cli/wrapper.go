@@ -95,6 +95,7 @@ func (w *wrapper) run(ctx context.Context) error {
 		case <-w.child.Done():
 			w.log.WithField("reason", w.child.End()).Info("the command has ended")
 			if withdrawn != nil {
+				w.role.Hasten() // nobody is to wait for a service that is dead
 				withdraw()
 				failed = <-withdrawn
 			}
