@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ func (a *app) registrarCommand() *cobra.Command {
 		Use:   "registrar -c FILE",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
+			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
 			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -197,6 +199,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	r.cleaning.begin(services)
 	r.Registrar = registrar.New(registrar.Options{
 		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
+		StateFile: r.stateFile(c),
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -207,6 +210,16 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
 	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+}
+
+// stateFile is where what operators ask for is kept, and its folder is made. Without one it ends with the process.
+func (r *registrarRole) stateFile(c *config.Registrar) string {
+	if err := os.MkdirAll(c.StateDir, 0o755); err != nil {
+		r.log.WithFields(logrus.Fields{"path": c.StateDir, "err": err}).Warn("maintenance ends with this process: its state cannot be kept")
+		return ""
+	}
+	sum := sha256.Sum256([]byte(owner(c)))
+	return filepath.Join(c.StateDir, fmt.Sprintf("registrar-%x.state", sum[:8]))
 }
 
 // owner tells registrars that share a state_dir apart, and stays the same over restarts.
@@ -302,10 +315,11 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 	}
 	var out []registrar.Service
 	for _, s := range c.Services {
-		data, err := discovery.EncodeNerve(discovery.Payload{
+		payload := discovery.Payload{
 			Host: s.Host, Port: s.Port, PortText: s.PortText, Name: c.InstanceID, Weight: s.Weight,
 			ServerOptions: s.ServerOptions, Labels: s.Labels,
-		})
+		}
+		data, err := discovery.EncodeNerve(payload)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
@@ -329,6 +343,8 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart,
+			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}
 	return out, nil
