@@ -27,6 +27,7 @@ type keeper struct {
 	log     logrus.FieldLogger
 	metrics *Metrics
 	jitter  func() float64
+	shared  *shared
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
 	calls    chan func(context.Context) // run by the loop
@@ -47,6 +48,12 @@ type keeper struct {
 	state      State // what was decided last
 	since      time.Time
 	condition  Condition // to publish
+	judged     judgement // the last one that was a decision
+	led        result    // which led to the latest judgement
+	changes    []StateChange
+	damping    *Damping
+	damper     *damper
+	relief     <-chan time.Time // when a move down that is held back is due
 
 	upkeep     upkeep
 	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
@@ -74,12 +81,12 @@ type outcome struct {
 	took     time.Duration
 }
 
-func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
+func newKeeper(s Service, o Options, shared *shared, detached <-chan struct{}) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand, shared: shared,
 		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1),
-		service: s, since: time.Now(), condition: usual,
+		service: s, since: time.Now(), condition: usual, judged: judgement{weight: 100},
 		upkeep: upkeep{jitter: o.Rand}, stopProbes: func() {},
 	}
 	if was, may := s.Directory.Standing(s.Registration); may {
@@ -122,6 +129,8 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		case r := <-k.results:
 			k.observe(r)
+		case <-k.relief:
+			k.decide(k.judge())
 		case o := <-k.outcomes:
 			k.conclude(o)
 		case <-events:
@@ -148,6 +157,7 @@ func (k *keeper) decide(j judgement) {
 		k.abandon()
 	}
 	weighed := k.weigh(j, now)
+	k.judged = j
 	if !k.upkeep.decide(want, now) && !weighed {
 		return
 	}
@@ -155,6 +165,7 @@ func (k *keeper) decide(j judgement) {
 	if want != k.state {
 		k.state, k.since = want, now
 	}
+	k.changes = remember(k.changes, j.change(now))
 	log := k.logger()
 	if j.check != "" {
 		log = log.WithField("check", j.check)
@@ -407,9 +418,13 @@ func (k *keeper) publishStatus() {
 		Service: k.service.Name, Path: k.service.Registration.Path, State: k.state, Since: k.since,
 		Registered: k.registered, Settled: k.upkeep.confirmed, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
 		Leaving: k.replaced || k.leaving, Checks: make([]CheckStatus, len(k.probes)),
+		Changes: k.changes, Damping: k.damper.status(time.Now()),
 	}
 	for i, p := range k.probes {
 		st.Checks[i] = p.status
+	}
+	if k.state == Up {
+		st.Weight = k.condition.Weight
 	}
 	k.status.Store(&st)
 }

@@ -70,6 +70,8 @@ type Options struct {
 	Metrics  *Metrics           // nil: nothing is counted
 	Services []Service
 
+	MaxConcurrentChecks int // made at the same time, of all services; of one service a quarter, but one at least; 0: 64
+
 	// HeartbeatPath is a file whose modification time moves every 10 s while all loops make progress, for a watchdog
 	// outside, as in Nerve. Empty: none.
 	HeartbeatPath string
@@ -83,8 +85,9 @@ const heartbeatEvery = 10 * time.Second
 type Registrar struct {
 	options  Options
 	ran      atomic.Bool
-	detached chan struct{}              // closed by detach
-	detach   func()                     // may be called again
+	detached chan struct{} // closed by detach
+	detach   func()        // may be called again
+	shared   *shared
 	calls    chan func(context.Context) // run by Run's loop
 	done     chan struct{}              // closed when Run returns
 	seen     atomic.Pointer[[]*keeper]  // copy of the keepers for Status
@@ -95,6 +98,12 @@ type Registrar struct {
 	ended   chan *keeper
 	running sync.WaitGroup
 	beating bool // the last heartbeat worked
+}
+
+// shared is what all services of a registrar have in common.
+type shared struct {
+	pool  *pool
+	pulse *pulse
 }
 
 // New returns a registrar that does nothing until Run.
@@ -111,6 +120,7 @@ func New(o Options) *Registrar {
 	detached := make(chan struct{})
 	return &Registrar{
 		options: o, calls: make(chan func(context.Context)), done: make(chan struct{}),
+		shared:   &shared{pool: newPool(o.MaxConcurrentChecks), pulse: &pulse{log: o.Log, metrics: o.Metrics}},
 		detached: detached, detach: sync.OnceFunc(func() { close(detached) }),
 		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
 	}
@@ -134,6 +144,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		return err
 	}
 	defer r.running.Wait()
+	r.running.Go(func() { r.shared.pulse.run(ctx, r.detached) })
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
 	r.beat(ctx)
@@ -228,6 +239,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	if err := Validate(services); err != nil {
 		return err
 	}
+	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured := map[*keeper]bool{}
 	for _, s := range services { // new before old
@@ -253,7 +265,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 }
 
 func (r *Registrar) start(ctx context.Context, s Service) *keeper {
-	k := newKeeper(s, r.options, r.detached)
+	k := newKeeper(s, r.options, r.shared, r.detached)
 	r.keepers[k.id] = k
 	r.running.Go(func() {
 		k.run(ctx)
