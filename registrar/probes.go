@@ -63,6 +63,9 @@ func (k *keeper) startProbes(ctx context.Context, s Service) {
 	if !reflect.DeepEqual(s.Damping, k.damping) {
 		k.damping, k.damper = s.Damping, newDamper(s.Damping)
 	}
+	if k.damper != nil && k.state == Unknown {
+		k.damper.forget()
+	}
 	if k.damper != nil && !k.replaced {
 		k.metrics.held(s.Name, k.damper.held())
 	}
@@ -79,7 +82,7 @@ func (k *keeper) startProbes(ctx context.Context, s Service) {
 // probes that are no longer known.
 func (k *keeper) endProbes() {
 	k.stopProbes()
-	k.probes, k.relief = nil, nil
+	k.probes, k.relief = nil, time.Time{}
 }
 
 // repeat makes a check until ctx ends: soon, then after a random part of its interval, so that the checks of many
@@ -168,6 +171,9 @@ func (k *keeper) observe(r result) {
 	}
 	if !k.replaced {
 		k.metrics.checked(k.service.Name, r.verdict, r.took)
+		if r.verdict != Doubtful {
+			k.statsd.checked(k.service.Name, r.probe.check.Name, r.verdict != Failed)
+		}
 	}
 	st := &r.probe.status
 	st.At, st.Latency, st.Error, st.Verdict = r.at, r.took, words(r.err), r.verdict
@@ -216,19 +222,27 @@ func (k *keeper) judge() judgement {
 		j.check, j.reason = k.led.probe.check.Name, k.led.err
 	}
 	if said := j.state; k.damp(said, time.Now()) != said {
-		j.state, j.weight = Up, k.judged.weight // of which nothing better is known
+		j.state, j.weight = Up, k.condition.Weight // of which nothing better is known
 	}
 	return j
 }
 
-// damp returns the state in force when the checks say said, and has the loop ask again when that ends by itself.
+// relieve lets a move down that was held back happen when it is due, and returns how long none is; negative: for ever.
+func (k *keeper) relieve(now time.Time) time.Duration {
+	if !k.relief.IsZero() && !now.Before(k.relief) {
+		k.decide(k.judge())
+	}
+	if k.relief.IsZero() {
+		return -1
+	}
+	return k.relief.Sub(now)
+}
+
+// damp returns the state in force when the checks say said, and notes when that ends by itself.
 func (k *keeper) damp(said State, now time.Time) State {
 	was := k.damper.held()
 	is, wake := k.damper.filter(said, now)
-	k.relief = nil
-	if !wake.IsZero() {
-		k.relief = time.After(wake.Sub(now))
-	}
+	k.relief = wake
 	held := k.damper.held()
 	if held == was {
 		return is

@@ -17,9 +17,11 @@ type ServiceStatus struct {
 	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
 	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
 
-	Weight  int            `json:"weight_percent,omitempty"` // of the configured weight, that is published; 0 unless it is up
-	Damping *DampingStatus `json:"damping,omitempty"`        // nil: it is off
-	Changes []StateChange  `json:"changes,omitempty"`        // of State and of the weight that the checks leave: the last 20, oldest first
+	Weight      int            `json:"weight_percent,omitempty"` // of the configured weight, as published last; 0: nothing was
+	Draining    time.Time      `json:"draining_until,omitzero"`  // it has left, and stays up until then
+	Maintenance *Maintenance   `json:"maintenance,omitempty"`    // it is withdrawn for that, whatever State is; nil: it is not
+	Damping     *DampingStatus `json:"damping,omitempty"`        // nil: it is off
+	Changes     []StateChange  `json:"changes,omitempty"`        // of State and of the weight that the checks leave: the last 20, oldest first
 }
 
 // DampingStatus tells of a service's damping.
