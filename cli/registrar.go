@@ -1,19 +1,24 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
@@ -114,23 +119,56 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 	}
 	a.warn(log, problems)
 
-	sessions := agent.NewSessions(log)
-	r, err := a.newRegistrar(ctx, c, f, sessions, log, newRegistry())
+	pages, err := listen(c.Admin, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	if pages != nil {
+		defer pages.Close() // a second time, where they have ended
+	}
+	sessions, reg := agent.NewSessions(log), newRegistry()
+	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
 		sessions.Close()
 		return err
 	}
 	defer r.endSessions()
+	if pages != nil {
+		reg.MustRegister(sessions.Collector())
+		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
+	running.Go(func() { watchdog(ctx, log, r.Live) })
 	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
 	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
 	err = r.run(ctx)
 	notify(log, daemon.SdNotifyStopping)
 	return err
+}
+
+// listen opens the address of a registrar's pages; nil: there are none. One that nobody asked for may be taken: there
+// can be many registrars on a host.
+func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
+	if c.Listen == "" {
+		return nil, nil
+	}
+	l, err := admin.Listen(c.Listen)
+	if err != nil && !c.Given {
+		log.WithField("err", err).Warn("there are no pages: give this registrar an admin.listen of its own")
+		return nil, nil
+	}
+	return l, err
+}
+
+// handler answers with the registrar's pages.
+func (r *registrarRole) handler(metrics prometheus.Gatherer) http.Handler {
+	return r.Handler(registrar.About{
+		Version: buildVersion(), Config: r.file.path, Instance: r.began.InstanceID, Started: time.Now(), Sessions: r.sessions.Statuses,
+	}, metrics)
 }
 
 // registrarRole is a registrar and the file it is made of.
@@ -143,7 +181,8 @@ type registrarRole struct {
 	log      logrus.FieldLogger
 	cleaning *cleaner
 	reports  *registrar.Reports
-	handed   atomic.Bool // another process takes the registrations over
+	statsd   *registrar.Statsd // nil: nothing is sent
+	handed   atomic.Bool       // another process takes the registrations over
 }
 
 // newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
@@ -155,10 +194,18 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
+	if f.hosted && c.Admin.Given {
+		r.log.WithField("path", f.path).Warn("admin of the registrar's file has no effect: the agent's pages tell of both roles")
+	}
 	r.cleaning = newCleaner(ctx, r.log)
 	r.cleaning.begin(services)
+	if c.Statsd != nil {
+		if r.statsd, err = registrar.NewStatsd(c.Statsd.Host, c.Statsd.Port); err != nil {
+			r.log.WithField("err", err).Warn("nothing is sent to statsd; correct statsd in the file and restart") // no reason not to register
+		}
+	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -200,6 +247,7 @@ func (r *registrarRole) handOver() {
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
 	r.cleaning.close()
+	r.statsd.Close()
 	if r.handed.Load() {
 		r.sessions.Leave()
 		return
@@ -242,7 +290,7 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
-		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"statsd", statsdOf(r.began), statsdOf(c)}, {"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
@@ -254,6 +302,25 @@ func (r *registrarRole) reload(path string) error {
 // ensemble tells ensembles apart. The order of the hosts does not matter.
 func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
+// statsdOf is the setting as text, which can be compared.
+func statsdOf(c *config.Registrar) string {
+	if c.Statsd == nil {
+		return ""
+	}
+	return fmt.Sprint(*c.Statsd)
+}
+
+// cluster is how Nerve calls an ensemble in its tags: the first of the sorted hosts up to its first dot, without the
+// digits at its end.
+func cluster(z config.ZooKeeper) string {
+	if len(z.Hosts) == 0 {
+		return ""
+	}
+	first := slices.Min(z.Hosts)
+	name, _, _ := strings.Cut(first, ".")
+	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
 // registrations turns the file into what the registrar looks after. Services report their own health on the board.
@@ -290,7 +357,7 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		out = append(out, registrar.Service{
-			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Checks: checks,
+			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
 		})
 	}

@@ -26,11 +26,11 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
-	root.later("max_repeated_report_failures", "statsd", "admin")
+	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
-	g.Admin = root.admin("")
+	g.Admin = root.admin(DefaultRegistrarListen)
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
 	for _, s := range d.services {
