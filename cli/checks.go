@@ -28,6 +28,14 @@ func checks(s config.Registration) ([]registrar.Check, error) {
 		case "noop":
 			check.HealthCheck = registrar.NewNoop()
 		default:
+			h, known, err := serverCheck(c)
+			if err != nil {
+				return nil, err
+			}
+			if known {
+				check.HealthCheck = h
+				break
+			}
 			return nil, fmt.Errorf("check type %q is not available; use http, tcp or noop", c.Type)
 		}
 		out = append(out, check)

@@ -33,7 +33,9 @@ func (t *table) check(g Registration) Check {
 		name = "http-" + target + c.URI // Nerve's
 	case "tcp", "noop":
 	default:
-		t.otherCheck(&c)
+		if !t.serverCheck(&c) {
+			t.otherCheck(&c)
+		}
 	}
 	if c.Name == "" {
 		c.Name = name
@@ -103,7 +105,7 @@ func (t *table) otherCheck(c *Check) {
 	}
 	said := "check type " + t.at("type").describe(join(t.path, "type"))
 	switch c.Type {
-	case "grpc", "exec", "redis", "mysql", "postgres", "amqp", "rabbitmq", "zookeeper", "ttl":
+	case "grpc", "exec", "ttl":
 		t.fail("type", said+" is not available in this version of Myelin", checksReady)
 	case "https", "ssl":
 		t.fail("type", said+" is not known", `write type = "http" with ssl = true`)

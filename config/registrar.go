@@ -77,7 +77,14 @@ type Check struct {
 	Headers     map[string]string
 	Expect      string
 
-	// rabbitmq, redis and other logins; later types add theirs
-	Username, Password string
-	Command            []string // exec
+	// redis, mysql, postgres, amqp
+	Username     string
+	Password     Secret
+	PasswordFile string // holds the password, instead of Password; read again for each check
+	Role         string // redis: master or replica
+	Database     string // postgres
+	VirtualHost  string // amqp
+	Word         string // zookeeper: srvr or ruok
+
+	Command []string // exec
 }
