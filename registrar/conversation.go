@@ -2,8 +2,10 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -109,6 +111,15 @@ func plain(s string) string {
 	return s
 }
 
+// fileError leaves the path to whoever words the error.
+func fileError(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
 // password is the text of a login's password: that of file unless it is empty. The file is read for each check, so
 // that a new password needs no reload.
 func password(text Secret, file string) (string, error) {
@@ -117,12 +128,12 @@ func password(text Secret, file string) (string, error) {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fmt.Errorf("open password file %s: %w", file, cause(context.Background(), err))
+		return "", fmt.Errorf("open password file %s: %w", file, fileError(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
 	if err != nil {
-		return "", fmt.Errorf("read password file %s: %w", file, cause(context.Background(), err))
+		return "", fmt.Errorf("read password file %s: %w", file, fileError(err))
 	}
 	s := strings.TrimRight(string(b), "\r\n")
 	switch {
