@@ -24,7 +24,8 @@ var ours = []struct {
 	why     string
 }{
 	{".", []string{"cli"}, "main only hands over to the commands"},
-	{"cli", []string{"agent", "config", "discovery", "discovery/zookeeper", "haproxy", "registrar"}, "commands compose everything"},
+	{"admin", nil, "the looks and manners of HTTP; knows nothing of what is told"},
+	{"cli", []string{"admin", "agent", "config", "discovery", "discovery/zookeeper", "haproxy", "registrar", "registrar/child"}, "commands compose everything"},
 	{"cli/clitest", nil, "runs the binary from outside"},
 	{"config", nil, "the files' schema knows no behaviour"},
 	{"durable", nil, "writes files; knows nothing of what is in them"},
@@ -33,8 +34,9 @@ var ours = []struct {
 	{"discovery/zookeeper/zktest", nil, "runs the server from outside"},
 	{"haproxy", []string{"durable"}, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
-	{"registrar", []string{"discovery"}, "publishes registrations; the directory is handed in"},
-	{"agent", []string{"config", "discovery", "discovery/zookeeper", "durable", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
+	{"registrar", []string{"admin", "discovery", "durable"}, "publishes registrations; the directory is handed in, what operators ask for is kept on disk"},
+	{"registrar/child", nil, "runs a program; knows nothing of services"},
+	{"agent", []string{"admin", "config", "discovery", "discovery/zookeeper", "durable", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
 	{"demo", []string{"cli/clitest", "discovery/zookeeper/zktest", "haproxy", "config", "discovery", "discovery/zookeeper"}, "plays real processes and compares ZooKeeper's list with HAProxy's table"},
 }
 
@@ -47,7 +49,7 @@ var theirs = []struct {
 	{"github.com/go-zookeeper/zk", []string{"discovery/zookeeper/*"}, "one package knows the client's traps"},
 	{"github.com/BurntSushi/toml", []string{"config/*"}, "one package reads files"},
 	{"github.com/spf13/cobra", []string{"cli/*"}, "one package knows flags"},
-	{"github.com/prometheus/client_golang", []string{"*/metrics.go", "agent/admin.go", "cli/*"}, "numbers are exported at the edge"},
+	{"github.com/prometheus/client_golang", []string{"*/metrics.go", "*/admin.go", "cli/*"}, "numbers are exported at the edge"},
 	{"github.com/coreos/go-systemd", []string{"cli/*"}, "only the process talks to its supervisor"},
 	{"flag", []string{"demo/*"}, "flags belong to the commands"},
 	{"os/signal", []string{"cli/*", "demo/*"}, "signals belong to the process"},

@@ -2,22 +2,22 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
-	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/myelin-sd/myelin/admin"
 )
 
 // Collector exports what the agent knows at the moment it is asked.
 func (a *Agent) Collector() prometheus.Collector {
-	return collector{status: a.Status, stats: a.sessions.stats}
+	return collector{status: a.Status, sessions: a.sessions.Collector()}
 }
 
 // Handler answers the agent's HTTP: read-only, for loopback.
@@ -25,8 +25,8 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
-		if stuck := a.stuck(r.Context(), time.Now()); len(stuck) > 0 {
-			http.Error(w, "no progress: "+strings.Join(stuck, ", "), http.StatusServiceUnavailable)
+		if err := a.Live(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -37,24 +37,24 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		if !st.Ready {
 			code = http.StatusServiceUnavailable
 		}
-		answer(w, code, map[string]any{
+		admin.Answer(w, code, map[string]any{
 			"ready": st.Ready, "waiting": append([]string{}, st.Waiting...), "stale": append([]string{}, st.Stale...),
 		})
 	})
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, a.Status())
+		admin.Answer(w, http.StatusOK, a.Status())
 	})
 	mux.HandleFunc("GET /api/v1/services", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, a.Status().Services)
+		admin.Answer(w, http.StatusOK, a.Status().Services)
 	})
 	mux.HandleFunc("GET /api/v1/services/{name}", func(w http.ResponseWriter, r *http.Request) {
 		for _, s := range a.Status().Services {
 			if s.Service == r.PathValue("name") {
-				answer(w, http.StatusOK, s)
+				admin.Answer(w, http.StatusOK, s)
 				return
 			}
 		}
-		answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
+		admin.Answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
 	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -65,6 +65,15 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 
 // registrarPatience is how long the registrar's loops have to tell that they run; they answer at once when they do.
 const registrarPatience = 3 * time.Second
+
+// Live returns nil when all loops of the process make progress, else which do not. It blocks for registrarPatience at
+// the longest.
+func (a *Agent) Live(ctx context.Context) error {
+	if stuck := a.stuck(ctx, time.Now()); len(stuck) > 0 {
+		return errors.New("no progress: " + strings.Join(stuck, ", "))
+	}
+	return nil
+}
 
 // stuck names the loops of the process that have made no progress for longer than their longest wait.
 func (a *Agent) stuck(ctx context.Context, now time.Time) []string {
@@ -82,47 +91,8 @@ func (a *Agent) stuck(ctx context.Context, now time.Time) []string {
 	return out
 }
 
-func answer(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	e.Encode(v)
-}
-
-// Listen opens the admin address, so that a wrong one is told before anything runs.
-func Listen(address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on admin.listen %s: %w; choose another address or write \"off\"", address, err)
-	}
-	return l, nil
-}
-
-// Serve answers on l until ctx is done.
-func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() {
-		bounded, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		s.Shutdown(bounded)
-	})
-	defer stop()
-	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	}
-	return nil
-}
-
 // statusPage shows a Status to people. It loads nothing and runs nothing.
-var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
-	"ago": func(t time.Time) string {
-		if t.IsZero() {
-			return "never"
-		}
-		return time.Since(t).Round(time.Second).String() + " ago"
-	},
+var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
 	"ready": func(st Status, backend string) string {
 		if n := st.ReadyServers(backend); n != "" {
 			return n
@@ -132,13 +102,7 @@ var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
 }).Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>myelin agent</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1b1f24 }
-h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1rem; margin: 1.6rem 0 .3rem }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #d8dee4; vertical-align: top }
-th { font-weight: 600; color: #57606a } td.n, th.n { text-align: right }
-.ok { color: #116329 } .bad { color: #a40e26; font-weight: 600 } .note { color: #57606a } code { font-size: .92em }
-</style>
+{{style}}
 <h1>myelin agent <span class="{{if .Ready}}ok">ready{{else}}bad">not ready{{end}}</span></h1>
 <p class="note">{{.Version}}, started {{ago .Started}}, <code>{{.Config}}</code>, generation {{.Generation}}</p>
 {{range .Waiting}}<p class="bad">waiting: {{.}}</p>{{end}}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 )
@@ -77,12 +79,12 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		return err
 	}
 	// Before any session is taken up: a start that fails here must not end what the process before has left.
-	var admin net.Listener // nil: there are no pages
+	var pages net.Listener // nil: there are no pages
 	if cfg.Admin.Listen != "" && !once {
-		if admin, err = agent.Listen(cfg.Admin.Listen); err != nil {
+		if pages, err = admin.Listen(cfg.Admin.Listen); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		defer admin.Close() // a second time, where the pages have ended
+		defer pages.Close() // a second time, where the pages have ended
 	}
 
 	// What is made first ends last: the sessions, then the pages.
@@ -102,8 +104,8 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	if once {
 		return a.agentOnce(ctx, p.agent)
 	}
-	if admin != nil {
-		defer p.answer(context.WithoutCancel(ctx), admin, reg)()
+	if pages != nil {
+		defer answer(context.WithoutCancel(ctx), pages, p.agent.Handler(reg), log)()
 	}
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
 	return p.run(ctx)
@@ -121,14 +123,14 @@ type process struct {
 	registrar *registrarRole // nil: the process has one role
 }
 
-// answer begins to answer on l with the agent's pages. stop ends that, and waits for it.
-func (p *process) answer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer) (stop func()) {
+// answer begins to answer on l. stop ends that, and waits for it.
+func answer(ctx context.Context, l net.Listener, h http.Handler, log logrus.FieldLogger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := agent.Serve(ctx, l, p.agent.Handler(metrics)); err != nil {
-			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
+		if err := admin.Serve(ctx, l, h); err != nil {
+			log.WithField("err", err).Error("the pages of admin.listen are gone; the rest goes on")
 		}
 	}()
 	return func() { cancel(); <-done }
@@ -167,6 +169,7 @@ func (p *process) run(ctx context.Context) error {
 		})
 	})
 	running.Go(func() { p.asked.onHangup(ctx, p.log, p.rereads(ctx)...) })
+	running.Go(func() { watchdog(serving, p.log, p.agent.Live) })
 	running.Go(func() {
 		select {
 		case <-p.agent.Ready():
