@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 	clitest.ServeIfAsked()
 	floorIfAsked()
 	checkFloorIfAsked()
+	wrappedIfAsked()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "myelin-e2e-")
 		if err != nil {

@@ -24,8 +24,19 @@ type Service struct {
 	Interval    time.Duration // pause between two runs of a check; 0: 500 ms, as in Nerve
 	CheckMocked bool          // make no checks and count as healthy
 
+	Leave     Leave
+	SlowStart time.Duration // in which the weight rises after the service was away; 0: it has all of it at once
+
 	// FirstResultDecides makes one pass enough at the start, whatever Rise says, as in Nerve.
 	FirstResultDecides bool
+}
+
+// Leave is how a service goes on purpose: because the process ends, or the service is no longer configured, or, but for
+// OnStop, because it is in maintenance. One whose checks fail is withdrawn at once, and without a word.
+type Leave struct {
+	Notice time.Duration // how long its node stands with Condition.Leaving before it is withdrawn; 0: no time, no mark
+	Drain  time.Duration // from the withdrawal on the service must stay up for so long: who uses it learns of it with a delay
+	OnStop Hook          // run after that
 }
 
 // Condition is what a registration says of its service, besides where it is.

@@ -16,6 +16,10 @@ type ServiceStatus struct {
 	Confirmed  time.Time `json:"confirmed,omitzero"` // when the directory answered last
 	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
 	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
+
+	Weight      int          `json:"weight_percent,omitempty"` // of the configured weight, as published last; 0: nothing was
+	Draining    time.Time    `json:"draining_until,omitzero"`  // it has left, and stays up until then
+	Maintenance *Maintenance `json:"maintenance,omitempty"`    // it is withdrawn for that, whatever State is; nil: it is not
 }
 
 // CheckStatus is what is known of one check of a service.
