@@ -269,11 +269,6 @@ func (r *registrarRole) handOver() {
 	r.Detach()
 }
 
-// bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
-// wait for it.
-func (r *registrarRole) bury() {
-}
-
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
 	r.cleaning.close()
