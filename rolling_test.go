@@ -110,7 +110,7 @@ checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 2, fall = 2 }
 func (w *world) startBeside(r *rolling) {
 	w.t.Helper()
 	r.runs++
-	s, err := clitest.StartServiceAt(w.dir, fmt.Sprintf("%s-%d", r.name, r.runs), r.addr, rollingDelay)
+	s, err := clitest.StartServiceAt(w.dir, r.name, r.addr, rollingDelay)
 	require.NoError(w.t, err)
 	w.t.Cleanup(s.Kill)
 	registrar, err := clitest.Start(w.dir, fmt.Sprintf("%s-registrar-%d", r.name, r.runs), nil, binary, "registrar", "-c", r.file)
