@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -329,6 +330,13 @@ func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
 }
 
+func rateLimit(l *config.RateLimiting) registrar.RateLimit {
+	if l == nil {
+		return registrar.RateLimit{}
+	}
+	return registrar.RateLimit{Rate: l.AverageRate, Burst: cmp.Or(l.MaxBurst, math.Inf(1)), Shadow: l.ShadowMode}
+}
+
 // statsdOf is the setting as text, which can be compared.
 func statsdOf(c *config.Registrar) string {
 	if c.Statsd == nil {
@@ -383,7 +391,7 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 		}
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
-			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
 		})
 	}
 	return out, nil

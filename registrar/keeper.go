@@ -51,6 +51,7 @@ type keeper struct {
 	state      State // what was decided last
 	since      time.Time
 	condition  Condition // as the checks judge it
+	throttle   throttle  // of changes of health
 	ramp       ramp
 	intent     *intent // nil: it is in no maintenance
 
@@ -160,7 +161,11 @@ func (k *keeper) act(ctx context.Context, timer *time.Timer) (over bool) {
 	now := time.Now()
 	k.expire(now)
 	k.renew(now)
+	if k.throttle.over(now) {
+		k.pursue(now)
+	}
 	due := soonest{-1}
+	due.by(k.throttle.wait(now))
 	due.by(k.ask(ctx, now))
 	if k.leaving {
 		rest, over := k.depart(ctx, now)
@@ -223,6 +228,9 @@ func (k *keeper) decide(j judgement) {
 
 // pursue has the directory asked for what is decided: by the checks, and by those who take the service away on purpose.
 func (k *keeper) pursue(now time.Time) {
+	if k.throttled(now) {
+		return
+	}
 	news := false
 	switch {
 	case k.leaving || k.intent != nil:
@@ -399,7 +407,7 @@ func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
 	if k.next != nil {
 		configured = *k.next
 	}
-	k.service.Name, k.service.Leave, k.service.SlowStart = s.Name, s.Leave, s.SlowStart // no check has to decide on these
+	k.service.Name, k.service.Leave, k.service.SlowStart, k.service.RateLimit = s.Name, s.Leave, s.SlowStart, s.RateLimit // no check has to decide on these
 	if left {
 		k.state, k.since = Unknown, time.Now()
 	}
