@@ -100,7 +100,7 @@ func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems
 	}
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
-	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
+	services, err := registrations(c, registrar.NewReports(), func(z config.ZooKeeper) *zookeeper.Session {
 		name := ensemble(z)
 		if stand[name] == nil {
 			stand[name] = new(zookeeper.Session)
@@ -207,6 +207,7 @@ type registrarRole struct {
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
+	reports  *registrar.Reports
 	statsd   *registrar.Statsd // nil: nothing is sent
 	handed   atomic.Bool       // another process takes the registrations over
 }
@@ -215,6 +216,7 @@ type registrarRole struct {
 // earlier process registered and this file does not have; nothing is checked or registered yet.
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
 	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
+	r.reports = registrar.NewReports()
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
@@ -240,7 +242,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 // with a re-read of the files is still to be withdrawn.
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
-	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+	return registrations(c, r.reports, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
 }
 
 // owner tells registrars that share a state_dir apart, and stays the same over restarts.
@@ -311,6 +313,7 @@ func (r *registrarRole) reload(path string) error {
 	if err != nil {
 		return err
 	}
+	r.reports.Retain(services)
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
@@ -356,8 +359,8 @@ func cluster(z config.ZooKeeper) string {
 	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
-// registrations turns the file into what the registrar looks after.
-func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
+// registrations turns the file into what the registrar looks after. Services report their own health on the board.
+func registrations(c *config.Registrar, board *registrar.Reports, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
 	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
@@ -385,7 +388,7 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 				r.Prefix = prefix
 			}
 		}
-		checks, err := checks(s)
+		checks, err := checks(s, board)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}

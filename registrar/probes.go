@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -86,6 +87,10 @@ func (k *keeper) repeat(ctx context.Context, p *probe) {
 // observe takes the result of a check.
 func (k *keeper) observe(r result) {
 	if !slices.Contains(k.probes, r.probe) {
+		return
+	}
+	if errors.Is(r.err, ErrUndecided) {
+		r.probe.status.At, r.probe.status.Latency, r.probe.status.Error = r.at, r.took, words(r.err)
 		return
 	}
 	if !k.replaced {
