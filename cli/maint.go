@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -169,7 +168,7 @@ func (a *app) maint(ctx context.Context, client *control.Client, service string,
 		}
 	}
 	if a.output == "json" {
-		return a.printJSON(m)
+		return printJSON(a.out, m)
 	}
 	until := "until myelin enable " + service
 	if !m.Until.IsZero() {
@@ -226,7 +225,7 @@ func (a *app) listMaintenance(ctx context.Context, client *control.Client) error
 		return err
 	}
 	if a.output == "json" {
-		return a.printJSON(all)
+		return printJSON(a.out, all)
 	}
 	now := time.Now()
 	t := newTable(a.out, "SERVICE", "FOR", "ENDS", "AUTHOR", "REASON")
@@ -239,13 +238,6 @@ func (a *app) listMaintenance(ctx context.Context, client *control.Client) error
 	}
 	t.flush()
 	return nil
-}
-
-func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 // controlClient finds the registrar that is meant.
