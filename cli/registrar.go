@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -268,11 +269,6 @@ func (r *registrarRole) handOver() {
 	r.Detach()
 }
 
-// bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
-// wait for it.
-func (r *registrarRole) bury() {
-}
-
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
 	r.cleaning.close()
@@ -334,6 +330,13 @@ func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
 }
 
+func rateLimit(l *config.RateLimiting) registrar.RateLimit {
+	if l == nil {
+		return registrar.RateLimit{}
+	}
+	return registrar.RateLimit{Rate: l.AverageRate, Burst: cmp.Or(l.MaxBurst, math.Inf(1)), Shadow: l.ShadowMode}
+}
+
 // statsdOf is the setting as text, which can be compared.
 func statsdOf(c *config.Registrar) string {
 	if c.Statsd == nil {
@@ -388,7 +391,7 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 		}
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
-			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
 		})
 	}
 	return out, nil

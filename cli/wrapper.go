@@ -95,11 +95,7 @@ func (w *wrapper) run(ctx context.Context) error {
 		case <-w.child.Done():
 			w.log.WithField("reason", w.child.End()).Info("the command has ended")
 			if withdrawn != nil {
-				if asked != nil {
-					w.role.bury()
-				} else {
-					w.role.Detach() // a drain is for a service that can still answer; the session's end does the rest
-				}
+				w.role.Hasten() // nobody is to wait for a service that is dead
 				withdraw()
 				failed = <-withdrawn
 			}

@@ -151,7 +151,7 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "rate_limiting", "load_test_concurrency", "drain", "on_stop", "acl")
+	t.later("ttl_seconds", "load_test_concurrency", "drain", "on_stop", "acl")
 	g.TTL = t.duration("ttl_seconds", 0, positive)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
@@ -210,7 +210,11 @@ func (t *table) rateLimiting() *RateLimiting {
 		return nil
 	}
 	defer s.done()
-	return &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	l := &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	if l.MaxBurst > 0 && l.MaxBurst < 1 {
+		s.mismatch("max_burst", "a number of at least 1", "write how many changes may come at once, 1 at least")
+	}
+	return l
 }
 
 // payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without

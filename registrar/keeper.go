@@ -52,6 +52,7 @@ type keeper struct {
 	state      State // what was decided last
 	since      time.Time
 	condition  Condition // as the checks judge it
+	throttle   throttle  // of changes of health
 	ramp       ramp
 	intent     *intent       // nil: it is in no maintenance
 	led        result        // of a check, which led to the latest judgement
@@ -168,6 +169,10 @@ func (k *keeper) act(ctx context.Context, timer *time.Timer) (over bool) {
 	due := soonest{-1}
 	due.by(k.relieve(now))
 	k.renew(now)
+	if k.throttle.over(now) {
+		k.pursue(now)
+	}
+	due.by(k.throttle.wait(now))
 	due.by(k.ask(ctx, now))
 	if k.leaving {
 		rest, over := k.depart(ctx, now)
@@ -231,6 +236,9 @@ func (k *keeper) decide(j judgement) {
 
 // pursue has the directory asked for what is decided: by the checks, and by those who take the service away on purpose.
 func (k *keeper) pursue(now time.Time) {
+	if k.throttled(now) {
+		return
+	}
 	news := false
 	switch {
 	case k.leaving || k.intent != nil:
@@ -407,7 +415,7 @@ func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
 	if k.next != nil {
 		configured = *k.next
 	}
-	k.service.Name, k.service.Leave, k.service.SlowStart = s.Name, s.Leave, s.SlowStart // no check has to decide on these
+	k.service.Name, k.service.Leave, k.service.SlowStart, k.service.RateLimit = s.Name, s.Leave, s.SlowStart, s.RateLimit // no check has to decide on these
 	if left {
 		k.state, k.since = Unknown, time.Now()
 	}

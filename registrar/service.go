@@ -25,6 +25,7 @@ type Service struct {
 	Interval    time.Duration // pause between two runs of a check; 0: 500 ms, as in Nerve
 	CheckMocked bool          // make no checks and count as healthy
 
+	RateLimit RateLimit // of changes of health
 	Leave     Leave
 	SlowStart time.Duration // in which the weight rises after the service was away; 0: it has all of it at once
 
