@@ -12,6 +12,9 @@ func checks(s config.Registration) ([]registrar.Check, error) {
 	var out []registrar.Check
 	for _, c := range s.Checks {
 		check := registrar.Check{Name: c.Name, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall, Interval: c.Interval}
+		if c.Share != nil {
+			check.Share, check.Shown = *c.Share, *c.Share == 0
+		}
 		switch c.Type {
 		case "http":
 			o := registrar.HTTPOptions{
@@ -33,4 +36,16 @@ func checks(s config.Registration) ([]registrar.Check, error) {
 		out = append(out, check)
 	}
 	return out, nil
+}
+
+// combination is what the checks of a service amount to together.
+func combination(name string) registrar.Combination {
+	return map[string]registrar.Combination{"any": registrar.CombineAny, "weighted": registrar.CombineWeighted}[name]
+}
+
+func damping(d *config.Damping) *registrar.Damping {
+	if d == nil {
+		return nil
+	}
+	return &registrar.Damping{Suppress: d.Suppress, Reuse: d.Reuse, HalfLife: d.HalfLife, MaxHold: d.MaxHold}
 }

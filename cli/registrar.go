@@ -231,6 +231,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	}
 	r.Registrar = registrar.New(registrar.Options{
 		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		MaxConcurrentChecks: c.MaxConcurrentChecks,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -313,6 +314,7 @@ func (r *registrarRole) reload(path string) error {
 	}
 	r.file = f
 	settings := []setting{
+		{"max_concurrent_checks", r.began.MaxConcurrentChecks, c.MaxConcurrentChecks},
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
@@ -392,6 +394,7 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
+			Combine: combination(s.Combine), Damping: damping(s.Damping),
 		})
 	}
 	return out, nil

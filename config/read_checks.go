@@ -21,6 +21,10 @@ func (t *table) check(g Registration) Check {
 		c.Port = p
 	}
 	c.Interval = t.duration("interval", 0, positive)
+	if t.value("share") != nil {
+		share := int(t.whole("share", 1, 0, 1000))
+		c.Share = &share
+	}
 	target := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 	name := fmt.Sprintf("%s %s-%s", g.Name, c.Type, target)
 	if !t.require("type", checksReady) {
