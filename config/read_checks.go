@@ -37,6 +37,10 @@ func (t *table) check(g Registration) Check {
 		c.Port = p
 	}
 	c.Interval = t.duration("interval", 0, positive)
+	if t.value("share") != nil {
+		share := int(t.whole("share", 1, 0, 1000))
+		c.Share = &share
+	}
 	if !t.require("type", useCheckTypes()) {
 		t.skip()
 		return c
