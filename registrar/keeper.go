@@ -26,6 +26,7 @@ type keeper struct {
 	id      identity
 	log     logrus.FieldLogger
 	metrics *Metrics
+	statsd  *Statsd
 	jitter  func() float64
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
@@ -83,7 +84,7 @@ type outcome struct {
 
 func newKeeper(s Service, o Options, stop stops, m *intent) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand,
 		detached: stop.detached, hurried: stop.hurried,
 		calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1), hooked: make(chan error, 1),
@@ -188,9 +189,10 @@ func (s *soonest) by(wait time.Duration) {
 	}
 }
 
-// decide draws the conclusion from all checks. While they have not decided, what was decided before holds.
-func (k *keeper) decide(check string, reason error) {
-	want, now := k.judge(), time.Now()
+// decide draws the conclusion from what all checks amount to. While they have not decided, what was decided before
+// holds.
+func (k *keeper) decide(j judgement) {
+	want, now := j.state, time.Now()
 	if want == Unknown {
 		return
 	}
@@ -199,16 +201,22 @@ func (k *keeper) decide(check string, reason error) {
 		k.upkeep.changed(now)
 		k.abandon()
 	}
-	if want != k.state {
+	news := want != k.state
+	if news {
 		k.state, k.since = want, now
+	}
+	if want == Up && j.weight != k.condition.Weight {
+		k.condition.Weight, news = j.weight, true
+	}
+	if news {
 		log := k.logger()
-		if check != "" {
-			log = log.WithField("check", check)
+		if j.check != "" {
+			log = log.WithField("check", j.check)
 		}
-		if reason != nil {
-			log = log.WithField("err", reason)
+		if j.reason != nil {
+			log = log.WithField("err", j.reason)
 		}
-		log.Info("service is " + want.String())
+		log.Info("service is " + j.String())
 	}
 	k.pursue(now)
 }
@@ -314,6 +322,9 @@ func (k *keeper) conclude(o outcome) {
 	k.giveUp = nil
 	k.standing = o.standing
 	k.upkeep.end(o.err == nil, now)
+	if !errors.Is(o.err, context.Canceled) {
+		k.statsd.reported(k.service, o, k.node)
+	}
 	switch {
 	case errors.Is(o.err, context.Canceled): // given up by us; the request that follows will tell
 	case o.err != nil:
@@ -364,6 +375,9 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		if !k.replaced {
 			k.metrics.repaired(k.service.Name, o.why)
 		}
+	}
+	if present := o.op == publish; present != k.registered {
+		k.statsd.turned(k.service.Name, present)
 	}
 	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op != withdraw, o.node, now

@@ -68,6 +68,7 @@ type Directory interface {
 type Options struct {
 	Log      logrus.FieldLogger // nil: nothing is logged
 	Metrics  *Metrics           // nil: nothing is counted
+	Statsd   *Statsd            // nil: nothing is sent
 	Services []Service
 
 	// HeartbeatPath is a file whose modification time moves every 10 s while all loops make progress, for a watchdog
@@ -153,6 +154,8 @@ func (r *Registrar) Run(ctx context.Context) error {
 	if err := r.reload(ctx, r.options.Services); err != nil {
 		return err
 	}
+	r.options.Statsd.started()
+	defer r.options.Statsd.stopped()
 	defer r.running.Wait()
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
@@ -198,7 +201,10 @@ func (r *Registrar) takeUp() error {
 // It blocks until Run has begun, and does not wait for the directory. After Run has ended it returns an error.
 func (r *Registrar) Reload(services []Service) error {
 	err := errors.New("reload services: the registrar has stopped")
-	r.do(context.Background(), func(ctx context.Context) { err = r.reload(ctx, services) })
+	r.do(context.Background(), func(ctx context.Context) {
+		r.options.Statsd.reread()
+		err = r.reload(ctx, services)
+	})
 	return err
 }
 
@@ -288,6 +294,11 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 func (r *Registrar) start(ctx context.Context, s Service, m *intent) *keeper {
 	k := newKeeper(s, r.options, r.stops, m)
 	r.keepers[k.id] = k
+	reason := "new"
+	if r.names[s.Name] {
+		reason = "update" // it moves to another node
+	}
+	r.options.Statsd.launched(s.Name, reason)
 	r.running.Go(func() {
 		k.run(ctx)
 		select {
@@ -301,6 +312,11 @@ func (r *Registrar) start(ctx context.Context, s Service, m *intent) *keeper {
 
 // drop forgets a keeper that has ended, unless another one has its place already.
 func (r *Registrar) drop(k *keeper) {
+	reason := "old"
+	if r.names[k.service.Name] {
+		reason = "update"
+	}
+	r.options.Statsd.reaped(k.service.Name, reason)
 	if r.keepers[k.id] == k {
 		delete(r.keepers, k.id)
 		r.publishKeepers()
