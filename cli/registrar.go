@@ -283,8 +283,7 @@ func (r *registrarRole) handOver() {
 
 // bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
 // wait for it.
-func (r *registrarRole) bury() {
-}
+func (r *registrarRole) bury() { r.Hasten() }
 
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
