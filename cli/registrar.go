@@ -3,9 +3,13 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,19 +28,24 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/registrar"
+	"github.com/myelin-sd/myelin/registrar/child"
 )
 
 func (a *app) registrarCommand() *cobra.Command {
 	var instance string
 	var checkOnly bool
 	c := &cobra.Command{
-		Use:   "registrar -c FILE",
+		Use:   "registrar -c FILE [-- COMMAND ARGS...]",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
-			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.",
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends\n" +
+			"and withdraws nothing: for as long as the ZooKeeper session lives, the next process takes the registrations\n" +
+			"over, and nobody notices the restart.\n\n" +
+			"With a command it runs the service too, and ends with its exit code. SIGTERM and SIGINT reach the command after\n" +
+			"the services are withdrawn and drained, a second one at once; other signals are passed on. When the command\n" +
+			"ends by itself the services are withdrawn at once.",
+		Args: onlyCommand,
+		RunE: func(c *cobra.Command, command []string) error {
 			path, err := a.file("NERVE_CONFIG")
 			if err != nil {
 				return err
@@ -45,12 +54,26 @@ func (a *app) registrarCommand() *cobra.Command {
 			if _, set := a.env("NERVE_CHECK_CONFIG"); set || checkOnly {
 				return a.checkRegistrar(registrarFile{path: path, instance: instance})
 			}
-			return a.runRegistrar(c.Context(), registrarFile{path: path, instance: instance})
+			if child.IsInit() {
+				return a.runAsInit(c.Context())
+			}
+			return a.runRegistrar(c.Context(), registrarFile{path: path, instance: instance}, command)
 		},
 	}
 	c.Flags().StringVarP(&instance, "instance_id", "i", "", "`ID` published as the instance's name (NERVE_INSTANCE_ID; default: the file's)")
 	c.Flags().BoolVarP(&checkOnly, "check-config", "k", false, "check the configuration and exit (NERVE_CHECK_CONFIG)")
 	return c
+}
+
+// onlyCommand allows arguments behind "--" only, where they are a command to run.
+func onlyCommand(c *cobra.Command, args []string) error {
+	switch dash := c.ArgsLenAtDash(); {
+	case dash < 0 && len(args) > 0, dash > 0:
+		return fmt.Errorf("unexpected argument %q; a command to run is written behind --", args[0])
+	case dash == 0 && len(args) == 0:
+		return errors.New("there is no command behind --; write it, or leave the -- out")
+	}
+	return nil
 }
 
 // instance is the instance id given outside of the file: the flag's, else the environment's; empty: neither.
@@ -106,7 +129,8 @@ func (a *app) checkRegistrar(f registrarFile) error {
 	return nil
 }
 
-func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
+// runRegistrar runs the registrar until ctx ends, and with a command that command, which the services of the file are.
+func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []string) error {
 	asked := catch()
 	defer asked.release()
 	c, problems, err := a.loadRegistrar(f)
@@ -137,17 +161,23 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 		reg.MustRegister(sessions.Collector())
 		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
 	}
+	w, err := a.startCommand(command, c.StopTimeout, r)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { watchdog(ctx, log, r.Live) })
-	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
 	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
-	err = r.run(ctx)
-	notify(log, daemon.SdNotifyStopping)
-	return err
+	if w != nil {
+		return w.run(ctx)
+	}
+	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
+	return r.run(ctx)
 }
 
 // listen opens the address of a registrar's pages; nil: there are none. One that nobody asked for may be taken: there
@@ -205,7 +235,8 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		}
 	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
+		Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -216,6 +247,16 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
 	return registrations(c, r.reports, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+}
+
+// stateFile is where what operators ask for is kept, and its folder is made. Without one it ends with the process.
+func (r *registrarRole) stateFile(c *config.Registrar) string {
+	if err := os.MkdirAll(c.StateDir, 0o755); err != nil {
+		r.log.WithFields(logrus.Fields{"path": c.StateDir, "err": err}).Warn("maintenance ends with this process: its state cannot be kept")
+		return ""
+	}
+	sum := sha256.Sum256([]byte(owner(c)))
+	return filepath.Join(c.StateDir, fmt.Sprintf("registrar-%x.state", sum[:8]))
 }
 
 // owner tells registrars that share a state_dir apart, and stays the same over restarts.
@@ -290,7 +331,9 @@ func (r *registrarRole) reload(path string) error {
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
-		{"statsd", statsdOf(r.began), statsdOf(c)}, {"admin.listen", r.began.Admin, c.Admin}, {"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
+		{"admin.listen", r.began.Admin, c.Admin}, {"statsd", statsdOf(r.began), statsdOf(c)},
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
@@ -302,6 +345,13 @@ func (r *registrarRole) reload(path string) error {
 // ensemble tells ensembles apart. The order of the hosts does not matter.
 func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
+func rateLimit(l *config.RateLimiting) registrar.RateLimit {
+	if l == nil {
+		return registrar.RateLimit{}
+	}
+	return registrar.RateLimit{Rate: l.AverageRate, Burst: cmp.Or(l.MaxBurst, math.Inf(1)), Shadow: l.ShadowMode}
 }
 
 // statsdOf is the setting as text, which can be compared.
@@ -332,10 +382,11 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 	}
 	var out []registrar.Service
 	for _, s := range c.Services {
-		data, err := discovery.EncodeNerve(discovery.Payload{
+		payload := discovery.Payload{
 			Host: s.Host, Port: s.Port, PortText: s.PortText, Name: c.InstanceID, Weight: s.Weight,
 			ServerOptions: s.ServerOptions, Labels: s.Labels,
-		})
+		}
+		data, err := discovery.EncodeNerve(payload)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
@@ -359,6 +410,8 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart, RateLimit: rateLimit(s.RateLimiting),
+			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}
 	return out, nil

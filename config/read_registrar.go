@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -31,15 +32,35 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
 	g.Admin = root.admin(DefaultRegistrarListen)
+	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
+	g.StopTimeout = root.duration("stop_timeout", 0, positive)
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
 	for _, s := range d.services {
-		g.Services = append(g.Services, r.registration(s, g.ZooKeeper))
+		g.Services = append(g.Services, r.registration(s, g))
 	}
 	r.sharedNodes(g, d)
 	r.someServices(d)
 	root.done()
 	return g
+}
+
+// socketPathMost is how many bytes the path of a unix socket may have.
+const socketPathMost = 107
+
+// controlSocket is where the registrar takes orders.
+func (t *table) controlSocket(stateDir, instance string) ControlSocket {
+	if t.value("control_socket") == nil {
+		return ControlSocket{Path: filepath.Join(stateDir, "registrar-"+instance+".sock")}
+	}
+	path := t.filePath("control_socket", "")
+	switch {
+	case path == "off":
+		return ControlSocket{}
+	case len(path) > socketPathMost:
+		t.fail("control_socket", fmt.Sprintf("the path has %d bytes, and that of a socket may have %d", len(path), socketPathMost), `write a shorter one, or "off"`)
+	}
+	return ControlSocket{Path: path, Given: true}
 }
 
 // sharedNodes refuses two services that would write to one node: only a sequence tells the nodes of one path and one
@@ -96,7 +117,7 @@ func badInstanceID(id string) string {
 }
 
 // registration reads one service of the registrar.
-func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
+func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	t := r.table(sn.node, sn.path)
 	g := Registration{Name: sn.name, File: sn.node.file, Line: sn.node.line}
 	if g.Name == "" {
@@ -109,7 +130,7 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	if t.require("port", "write a number from 1 to 65535") {
 		g.PortText = t.given("port").kind == text
 	}
-	g.ZooKeeper = t.serviceZooKeeper("zk_", zk)
+	g.ZooKeeper = t.serviceZooKeeper("zk_", file.ZooKeeper)
 	if t.require("zk_path", `write the znode to register below, zk_path = "/services/user-api"`) {
 		g.ZKPath = t.znode("zk_path", "")
 	}
@@ -130,12 +151,11 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "rate_limiting", "load_test_concurrency", "drain", "on_stop", "acl")
+	t.later("ttl_seconds", "load_test_concurrency", "acl")
 	g.TTL = t.duration("ttl_seconds", 0, positive)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
-	g.Drain = t.duration("drain", 0, 0)
-	g.OnStop = t.lines("on_stop")
+	t.leave(&g, file.NerveCompatible)
 	g.ACL = t.str("acl", "")
 	g.Payload = t.payload()
 	t.ignored("ports", "Nerve takes one port a service; Airbnb's cookbook writes it")
@@ -154,6 +174,42 @@ func (t *table) reporter() {
 	default:
 		t.fail("reporter_type", "reporter "+t.at("reporter_type").describe(join(t.path, "reporter_type"))+" is not part of Myelin", "remove reporter_type, write zk_hosts and zk_path")
 	}
+}
+
+// leave reads how the service comes and goes. Nerve deletes the node and is done.
+func (t *table) leave(g *Registration, compatible bool) {
+	notice, drain := 500*time.Millisecond, 5*time.Second
+	if compatible {
+		notice, drain = 0, 0
+	}
+	if g.UsePathEncoding {
+		notice = 0
+	}
+	g.LeaveNotice = t.duration("leave_notice", notice, 0)
+	if g.UsePathEncoding && g.LeaveNotice > 0 {
+		t.warn("leave_notice", "has no effect with use_path_encoding: who takes the registration from the znode's name does not see the mark", "remove it")
+		g.LeaveNotice = 0
+	}
+	g.Drain = t.duration("drain", drain, 0)
+	g.OnStop = t.command("on_stop")
+	g.SlowStart = t.duration("slow_start", 0, 0)
+	switch {
+	case g.SlowStart == 0:
+	case g.Weight == nil:
+		t.fail("slow_start", "needs a weight that can rise", "give the service its weight, weight = 10")
+	case g.UsePathEncoding:
+		t.fail("slow_start", "cannot be had with use_path_encoding: the weight is in the znode's name, which never changes", "leave one of the two out")
+	}
+}
+
+// command is a program and its arguments. A line for a shell would be taken for the name of a program.
+func (t *table) command(key string) []string {
+	words := t.lines(key)
+	if n := t.value(key); n != nil && (len(words) == 0 || words[0] == "" || n.kind == text && strings.Contains(n.text, " ")) {
+		t.mismatch(key, "a program with its arguments", `write them as a list, `+key+` = ["/usr/local/bin/stopped", "--now"]`)
+		return nil
+	}
+	return words
 }
 
 // weight is Nerve's: a whole number of at least 0 or digits; null and 1.0 are mistakes.
@@ -189,7 +245,11 @@ func (t *table) rateLimiting() *RateLimiting {
 		return nil
 	}
 	defer s.done()
-	return &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	l := &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	if l.MaxBurst > 0 && l.MaxBurst < 1 {
+		s.mismatch("max_burst", "a number of at least 1", "write how many changes may come at once, 1 at least")
+	}
+	return l
 }
 
 // payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without

@@ -14,10 +14,18 @@ type Registrar struct {
 	MaxRepeatedReportFailures int
 	Statsd                    *Statsd
 	StateDir                  string // where the ids of its sessions are kept
+	ControlSocket             ControlSocket
+	StopTimeout               time.Duration // for a command that the registrar runs; 0: no limit
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
 	Strict                    bool
+}
+
+// ControlSocket is the unix socket that the registrar takes orders at.
+type ControlSocket struct {
+	Path  string // empty: there is none
+	Given bool   // the file names it: a registrar without it is not what was asked for
 }
 
 // Registration is one service that the registrar looks after.
@@ -45,8 +53,11 @@ type Registration struct {
 	RateLimiting        *RateLimiting
 	LoadTestConcurrency int
 
-	Drain   time.Duration
-	OnStop  []string
+	LeaveNotice time.Duration // default 500 ms; 0 with nerve_compatible or use_path_encoding
+	Drain       time.Duration // default 5 s; 0 with nerve_compatible
+	OnStop      []string      // a program and its arguments
+	SlowStart   time.Duration // 0: none
+
 	ACL     string
 	Payload []string // default ["nerve"]
 }
