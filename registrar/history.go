@@ -21,12 +21,9 @@ const (
 	Passed    Verdict = "pass"
 	Lowered   Verdict = "degraded" // passed, and asks for less traffic
 	Failed    Verdict = "fail"
+	Undecided Verdict = "undecided" // the check cannot tell yet; counts as nothing
 	Doubtful  Verdict = "doubtful"  // failed while this process did not get to run, and is repeated
-	Undecided Verdict = "undecided" // ErrUndecided
 )
-
-// counts reports whether the result is one for Rise and Fall.
-func (v Verdict) counts() bool { return v != Doubtful && v != Undecided }
 
 // CheckResult is one run of a check.
 type CheckResult struct {

@@ -25,7 +25,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "myelin_registrar_registered", Help: "1 while the directory has confirmed the service's registration."},
 			[]string{"service"}),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "myelin_registrar_checks_total", Help: "Health checks made, by result: pass, degraded, fail, doubtful or undecided."},
+			Name: "myelin_registrar_checks_total", Help: "Health checks made, by result: pass, degraded, fail or doubtful."},
 			[]string{"service", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "myelin_registrar_check_seconds", Help: "Length of a health check.",

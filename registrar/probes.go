@@ -173,16 +173,19 @@ func (k *keeper) observe(r result) {
 	if !slices.Contains(k.probes, r.probe) {
 		return
 	}
-	if !k.replaced {
+	if r.verdict != Undecided && !k.replaced {
 		k.metrics.checked(k.service.Name, r.verdict, r.took)
-		if r.verdict.counts() {
+		if r.verdict != Doubtful {
 			k.statsd.checked(k.service.Name, r.probe.check.Name, r.verdict != Failed)
 		}
 	}
 	st := &r.probe.status
 	st.At, st.Latency, st.Error, st.Verdict = r.at, r.took, words(r.err), r.verdict
+	if r.verdict == Undecided {
+		return
+	}
 	st.Recent = remember(st.Recent, r.entry())
-	if !r.verdict.counts() || !r.probe.take(r.err) {
+	if r.verdict == Doubtful || !r.probe.take(r.err) {
 		return
 	}
 	o := r.probe.opinion()
