@@ -36,6 +36,7 @@ var binary string
 func TestMain(m *testing.M) {
 	clitest.ServeIfAsked()
 	floorIfAsked()
+	checkFloorIfAsked()
 	wrappedIfAsked()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "myelin-e2e-")
@@ -449,6 +450,7 @@ port = %d
 zk_path = "/services/user-api"
 check_interval = "100ms"
 weight = 10
+drain = 0
 checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 2, fall = 2 }]
 `, name, w.dir, zk, in.Port))
 	return in

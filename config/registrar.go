@@ -2,6 +2,9 @@ package config
 
 import "time"
 
+// DefaultStateDir is state_dir of both files.
+const DefaultStateDir = "/var/lib/myelin"
+
 // Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
 type Registrar struct {
 	Path string
@@ -19,6 +22,7 @@ type Registrar struct {
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
+	MaxConcurrentChecks       int // 0: the registrar's default
 	Strict                    bool
 }
 
@@ -42,6 +46,8 @@ type Registration struct {
 	CheckInterval time.Duration // default 0.5 s, as in Nerve
 	Checks        []Check
 	CheckMocked   bool
+	Combine       string   // any, weighted; empty: all
+	Damping       *Damping // nil: none
 
 	Weight        *int
 	ServerOptions *string        // haproxy_server_options; nil: absent
@@ -53,10 +59,19 @@ type Registration struct {
 	RateLimiting        *RateLimiting
 	LoadTestConcurrency int
 
-	Drain   time.Duration
-	OnStop  []string
+	LeaveNotice time.Duration // default 500 ms; 0 with nerve_compatible or use_path_encoding
+	Drain       time.Duration // default 5 s; 0 with nerve_compatible
+	OnStop      []string      // a program and its arguments
+	SlowStart   time.Duration // 0: none
+
 	ACL     string
 	Payload []string // default ["nerve"]
+}
+
+// Damping holds back a service that goes up and down too often.
+type Damping struct {
+	Suppress, Reuse   float64 // above 0; Reuse is below Suppress
+	HalfLife, MaxHold time.Duration
 }
 
 // RateLimiting is Nerve's limit on changes of state.
@@ -67,7 +82,7 @@ type RateLimiting struct {
 
 // Check is one health check of a registration.
 type Check struct {
-	Type     string // http, tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
+	Type     string // http (https too), tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
 	Name     string
 	Host     string        // default: the registration's
 	Port     uint16        // default: the registration's
@@ -75,15 +90,34 @@ type Check struct {
 	Rise     int
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
+	Share    *int          // of the weight, 0: only shown; nil: 1
 
-	// http
+	// http, tcp, grpc
+	Socket string // a Unix socket instead of Host and Port; empty: none
+	SSL    bool
+	TLS    *TLS // with SSL
+
+	// http (https is http with SSL)
 	URI         string
-	SSL         bool
+	Method      string // empty: GET
+	Body        string
+	Status      []StatusRange // none: 200 to 399
 	OpenTimeout time.Duration
 	ReadTimeout time.Duration
 	SSLTimeout  time.Duration
 	Headers     map[string]string
-	Expect      string
+	Expect      string // also of tcp
+	ExpectRegex string
+
+	Send    string // tcp
+	Service string // grpc; empty: the server as a whole
+
+	// exec
+	Command []string
+	Shell   bool // Command is one text for a shell
+	Env     map[string]string
+
+	TTL time.Duration // ttl
 
 	// redis, mysql, postgres, amqp
 	Username     string
@@ -93,6 +127,7 @@ type Check struct {
 	Database     string // postgres
 	VirtualHost  string // amqp
 	Word         string // zookeeper: srvr or ruok
-
-	Command []string // exec
 }
+
+// StatusRange is a range of HTTP statuses. Both ends belong to it.
+type StatusRange struct{ From, To int }

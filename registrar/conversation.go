@@ -2,10 +2,8 @@ package registrar
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -116,15 +114,6 @@ func plain(s string) string {
 	return s
 }
 
-// fileError leaves the path to whoever words the error.
-func fileError(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
-}
-
 // password is the text of a login's password: that of file unless it is empty. The file is read for each check, so
 // that a new password needs no reload.
 func password(text Secret, file string) (string, error) {
@@ -133,12 +122,12 @@ func password(text Secret, file string) (string, error) {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return "", fmt.Errorf("open password file %s: %w", file, fileError(err))
+		return "", fmt.Errorf("open password file %s: %w", file, fact(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
 	if err != nil {
-		return "", fmt.Errorf("read password file %s: %w", file, fileError(err))
+		return "", fmt.Errorf("read password file %s: %w", file, fact(err))
 	}
 	s := strings.TrimRight(string(b), "\r\n")
 	switch {
