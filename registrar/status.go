@@ -10,11 +10,13 @@ type ServiceStatus struct {
 	Since   time.Time     `json:"since"` // when State came to be
 	Checks  []CheckStatus `json:"checks"`
 
-	Registered bool      `json:"registered"`         // the directory's last answer was that the node stands
-	Node       string    `json:"node,omitempty"`     // full path of the node, when one was made
-	Confirmed  time.Time `json:"confirmed,omitzero"` // when the directory answered last
-	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
-	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
+	Registered bool           `json:"registered"`            // the directory's last answer was that the node stands
+	Node       string         `json:"node,omitempty"`        // full path of the node, when one was made
+	Confirmed  time.Time      `json:"confirmed,omitzero"`    // when the directory answered last
+	Problem    string         `json:"problem,omitempty"`     // why the last request failed; empty when it did not
+	Repairs    map[string]int `json:"repairs,omitempty"`     // of what stands in the directory, since the start, by reason
+	LastRepair *Repair        `json:"last_repair,omitempty"` // the latest of them
+	Leaving    bool           `json:"leaving,omitempty"`     // no longer configured: it is withdrawn, once its successor stands
 }
 
 // CheckStatus is what is known of one check of a service.
