@@ -36,6 +36,7 @@ var binary string
 func TestMain(m *testing.M) {
 	clitest.ServeIfAsked()
 	floorIfAsked()
+	wrappedIfAsked()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "myelin-e2e-")
 		if err != nil {
@@ -421,6 +422,14 @@ type instance struct {
 // startInstance starts a service and a registrar beside it; zk is the address the registrar uses.
 func (w *world) startInstance(name, zk string) *instance {
 	w.t.Helper()
+	in := w.startServiceOf(name, zk)
+	w.startRegistrar(in)
+	return in
+}
+
+// startServiceOf starts a service, and writes the file of a registrar for it.
+func (w *world) startServiceOf(name, zk string) *instance {
+	w.t.Helper()
 	in := &instance{name: name, file: filepath.Join(w.dir, name+".toml")}
 	var err error
 	in.Service, err = clitest.StartService(w.dir, name, freePort(w.t))
@@ -442,7 +451,6 @@ check_interval = "100ms"
 weight = 10
 checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 2, fall = 2 }]
 `, name, w.dir, zk, in.Port))
-	w.startRegistrar(in)
 	return in
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -16,7 +17,7 @@ import (
 
 // Collector exports what the agent knows at the moment it is asked.
 func (a *Agent) Collector() prometheus.Collector {
-	return collector{status: a.Status, stats: a.sessions.stats}
+	return collector{status: a.Status, sessions: a.sessions.Collector()}
 }
 
 // Handler answers the agent's HTTP: read-only, for loopback.
@@ -24,8 +25,8 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) {
-		if stuck := a.stuck(r.Context(), time.Now()); len(stuck) > 0 {
-			http.Error(w, "no progress: "+strings.Join(stuck, ", "), http.StatusServiceUnavailable)
+		if err := a.Live(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -64,6 +65,15 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 
 // registrarPatience is how long the registrar's loops have to tell that they run; they answer at once when they do.
 const registrarPatience = 3 * time.Second
+
+// Live returns nil when all loops of the process make progress, else which do not. It blocks for registrarPatience at
+// the longest.
+func (a *Agent) Live(ctx context.Context) error {
+	if stuck := a.stuck(ctx, time.Now()); len(stuck) > 0 {
+		return errors.New("no progress: " + strings.Join(stuck, ", "))
+	}
+	return nil
+}
 
 // stuck names the loops of the process that have made no progress for longer than their longest wait.
 func (a *Agent) stuck(ctx context.Context, now time.Time) []string {

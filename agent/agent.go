@@ -277,7 +277,7 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 
 // Status is what the agent knows now.
 func (a *Agent) Status() Status {
-	st := Status{Version: a.o.Version, Started: a.started, Services: []ServiceStatus{}, ZooKeeper: a.sessions.statuses()}
+	st := Status{Version: a.o.Version, Started: a.started, Services: []ServiceStatus{}, ZooKeeper: a.sessions.Statuses()}
 	if g := a.current.Load(); g != nil {
 		g.fill(&st)
 	}

@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
 )
 
@@ -58,8 +57,8 @@ func (m *Metrics) propagated(d time.Duration) { m.propagation.Observe(d.Seconds(
 
 // collector reads the present from the agent's published state.
 type collector struct {
-	status func() Status
-	stats  func() map[string]zookeeper.Stats
+	status   func() Status
+	sessions prometheus.Collector
 }
 
 var (
@@ -86,57 +85,77 @@ var (
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs, descInstances,
-		descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descServers, descRung, descReloads, descUp} {
+	c.sessions.Describe(ch)
+	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descServers, descRung, descReloads, descUp} {
 		ch <- d
 	}
 }
 
+// sessionCollector exports what the sessions of a process know.
+type sessionCollector struct{ pool *Sessions }
+
+// Collector exports the sessions' states and counters, whatever role they serve.
+func (p *Sessions) Collector() prometheus.Collector { return sessionCollector{p} }
+
+func (sessionCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descConnected, descClassic, descGen, descEvents, descResyncs, descReads, descBytes, descSessions, descDiffs} {
+		ch <- d
+	}
+}
+
+func (c sessionCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, z := range c.pool.Statuses() {
+		gauge(ch, descConnected, bit(z.Connected), z.Ensemble)
+		gauge(ch, descClassic, bit(z.Classic), z.Ensemble)
+	}
+	for name, s := range c.pool.stats() {
+		counter(ch, descReads, s.Reads, name)
+		counter(ch, descBytes, s.Bytes, name)
+		counter(ch, descSessions, s.Sessions, name, "opened")
+		counter(ch, descSessions, s.Expired, name, "expired")
+		counter(ch, descSessions, s.Discarded, name, "discarded")
+		gauge(ch, descGen, float64(s.Generation), name)
+		counter(ch, descEvents, s.Events, name)
+		counter(ch, descResyncs, s.Resyncs-s.Unchanged, name, "listed")
+		counter(ch, descResyncs, s.Unchanged, name, "unchanged")
+		counter(ch, descDiffs, s.Differences, name)
+	}
+}
+
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v uint64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
-	}
+	c.sessions.Collect(ch)
 	st := c.status()
 	silent := map[string]float64{} // seconds without the ensemble
 	for _, z := range st.ZooKeeper {
 		if !z.Connected {
 			silent[z.Ensemble] = time.Since(z.Since).Seconds()
 		}
-		gauge(descConnected, bit(z.Connected), z.Ensemble)
-		gauge(descClassic, bit(z.Classic), z.Ensemble)
-	}
-	for name, s := range c.stats() {
-		counter(descReads, s.Reads, name)
-		counter(descBytes, s.Bytes, name)
-		counter(descSessions, s.Sessions, name, "opened")
-		counter(descSessions, s.Expired, name, "expired")
-		counter(descSessions, s.Discarded, name, "discarded")
-		gauge(descGen, float64(s.Generation), name)
-		counter(descEvents, s.Events, name)
-		counter(descResyncs, s.Resyncs-s.Unchanged, name, "listed")
-		counter(descResyncs, s.Unchanged, name, "unchanged")
-		counter(descDiffs, s.Differences, name)
 	}
 	for _, s := range st.Services {
-		gauge(descInstances, float64(s.Active), s.Service, "active")
-		gauge(descInstances, float64(s.Listed), s.Service, "listed")
-		gauge(descInstances, float64(len(s.Rejected)), s.Service, "rejected")
-		gauge(descNames, float64(len(s.Unresolved)), s.Service)
-		gauge(descCurtailed, float64(len(s.Curtailed)), s.Service)
-		gauge(descRemote, float64(len(s.Problems)), s.Service)
-		gauge(descHeld, bit(s.Held != ""), s.Service)
+		gauge(ch, descInstances, float64(s.Active), s.Service, "active")
+		gauge(ch, descInstances, float64(s.Listed), s.Service, "listed")
+		gauge(ch, descInstances, float64(len(s.Rejected)), s.Service, "rejected")
+		gauge(ch, descNames, float64(len(s.Unresolved)), s.Service)
+		gauge(ch, descCurtailed, float64(len(s.Curtailed)), s.Service)
+		gauge(ch, descRemote, float64(len(s.Problems)), s.Service)
+		gauge(ch, descHeld, bit(s.Held != ""), s.Service)
 		if s.Ensemble != "" {
 			age := silent[s.Ensemble]
 			if s.FromDisk != nil {
 				age = since(time.Now(), *s.FromDisk).Seconds()
 			}
-			gauge(descAge, age, s.Service)
+			gauge(ch, descAge, age, s.Service)
 		}
 		if s.Rung != "" {
-			gauge(descRung, 1, s.Backend, s.Rung)
+			gauge(ch, descRung, 1, s.Backend, s.Rung)
 		}
 		reasons := map[string]int{}
 		for _, r := range s.Rejected {
@@ -146,23 +165,23 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			reasons["surplus"] = s.Surplus
 		}
 		for reason, n := range reasons {
-			gauge(descRejected, float64(n), s.Service, reason)
+			gauge(ch, descRejected, float64(n), s.Service, reason)
 		}
 	}
 	if st.File.Reload != nil {
 		for reason, n := range st.File.Reload.ByReason {
-			counter(descReloads, n, reason)
+			counter(ch, descReloads, n, reason)
 		}
 	}
 	for _, h := range st.HAProxy {
-		gauge(descUp, bit(h.Connected), h.Socket)
+		gauge(ch, descUp, bit(h.Connected), h.Socket)
 		if !h.Connected {
 			continue // what it had says nothing of what it has
 		}
 		for name, n := range h.Backends {
-			gauge(descServers, float64(n.Ready), h.Socket, name, "ready")
-			gauge(descServers, float64(n.Drain), h.Socket, name, "drain")
-			gauge(descServers, float64(n.Maint), h.Socket, name, "maint")
+			gauge(ch, descServers, float64(n.Ready), h.Socket, name, "ready")
+			gauge(ch, descServers, float64(n.Drain), h.Socket, name, "drain")
+			gauge(ch, descServers, float64(n.Maint), h.Socket, name, "maint")
 		}
 	}
 }

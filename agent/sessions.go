@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
@@ -173,15 +174,15 @@ func (p *Sessions) remove(which func(access, *pooled) bool, end func(*zookeeper.
 	closing.Wait()
 }
 
-// statuses are the sessions' states, sorted by name.
-func (p *Sessions) statuses() []ZooKeeperStatus {
-	out := []ZooKeeperStatus{}
+// Statuses are the sessions' states, sorted by name.
+func (p *Sessions) Statuses() []discovery.SessionStatus {
+	out := []discovery.SessionStatus{}
 	p.mu.Lock()
 	for _, s := range p.open {
 		out = append(out, zookeeperStatus(s.name, s.session.Status()))
 	}
 	p.mu.Unlock()
-	slices.SortFunc(out, func(x, y ZooKeeperStatus) int { return strings.Compare(x.Ensemble, y.Ensemble) })
+	slices.SortFunc(out, func(x, y discovery.SessionStatus) int { return strings.Compare(x.Ensemble, y.Ensemble) })
 	return out
 }
 

@@ -73,7 +73,7 @@ func TestSessionsAreShared(t *testing.T) {
 			require.Equal(t, tc.shared, a == b)
 			require.Same(t, a, p.Get(tc.a))
 			require.Equal(t, tc.shared, p.Name(tc.a) == p.Name(tc.b), "names are as different as sessions: metrics are told apart by them")
-			require.Len(t, p.stats(), len(p.statuses()))
+			require.Len(t, p.stats(), len(p.Statuses()))
 		})
 	}
 }
@@ -87,16 +87,16 @@ func TestSessionsEnd(t *testing.T) {
 	p.Release([]config.ZooKeeper{nobody})
 	require.Same(t, used, p.Get(nobody))
 	require.Same(t, held, p.Get(other))
-	require.Len(t, p.statuses(), 2)
+	require.Len(t, p.Statuses(), 2)
 	_, err := unused.Snapshot(t.Context(), "x", "/x")
 	require.ErrorContains(t, err, "closed")
 	p.Release(nil)
-	require.Len(t, p.statuses(), 1)
+	require.Len(t, p.Statuses(), 1)
 	require.Same(t, held, p.Hold(other, Keep{}))
 
 	require.Same(t, held, p.Get(other), "held by one, used by another: one session")
 	p.Close()
-	require.Empty(t, p.statuses())
+	require.Empty(t, p.Statuses())
 	_, err = held.Snapshot(t.Context(), "x", "/x")
 	require.ErrorContains(t, err, "closed")
 }
@@ -154,7 +154,7 @@ func TestSessionFiles(t *testing.T) {
 	p, hook := newSessions(t)
 	p.Hold(nobody, Keep{Dir: filepath.Join(blocked, "state")})
 	require.Contains(t, hook.AllEntries()[0].Message, "state_dir cannot be used")
-	require.Len(t, p.statuses(), 1, "the session is there all the same")
+	require.Len(t, p.Statuses(), 1, "the session is there all the same")
 }
 
 // authority signs certificates for a test.

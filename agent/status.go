@@ -15,19 +15,19 @@ import (
 
 // Status is what the agent knows at one moment: the answer of /api/v1/status.
 type Status struct {
-	Version    string            `json:"version"`
-	Started    time.Time         `json:"started"`
-	Config     string            `json:"config"`
-	Generation int               `json:"generation"` // 1, and one more with each accepted re-read of the files
-	Ready      bool              `json:"ready"`
-	Waiting    []string          `json:"waiting,omitempty"` // why it is not ready
-	Stale      []string          `json:"stale,omitempty"`   // what is served from disk, because the registry has not been heard of
-	Snapshots  snapshotStatus    `json:"snapshots,omitzero"`
-	Exports    exportStatus      `json:"exports,omitzero"` // files for other programs
-	Services   []ServiceStatus   `json:"services"`
-	ZooKeeper  []ZooKeeperStatus `json:"zookeeper"`
-	HAProxy    []haproxyStatus   `json:"haproxy"`
-	File       fileStatus        `json:"file"`
+	Version    string                    `json:"version"`
+	Started    time.Time                 `json:"started"`
+	Config     string                    `json:"config"`
+	Generation int                       `json:"generation"` // 1, and one more with each accepted re-read of the files
+	Ready      bool                      `json:"ready"`
+	Waiting    []string                  `json:"waiting,omitempty"` // why it is not ready
+	Stale      []string                  `json:"stale,omitempty"`   // what is served from disk, because the registry has not been heard of
+	Snapshots  snapshotStatus            `json:"snapshots,omitzero"`
+	Exports    exportStatus              `json:"exports,omitzero"` // files for other programs
+	Services   []ServiceStatus           `json:"services"`
+	ZooKeeper  []discovery.SessionStatus `json:"zookeeper"`
+	HAProxy    []haproxyStatus           `json:"haproxy"`
+	File       fileStatus                `json:"file"`
 
 	// Registrations are what the registrar of the same process looks after; absent where it has none.
 	Registrations []registrar.ServiceStatus `json:"registrations,omitempty"`
@@ -69,18 +69,6 @@ type Rejected struct {
 	Node   string `json:"node"`
 	Reason string `json:"reason"`
 	Detail string `json:"detail"`
-}
-
-// ZooKeeperStatus is one ensemble of a Status.
-type ZooKeeperStatus struct {
-	Ensemble  string    `json:"ensemble"`
-	Connected bool      `json:"connected"`
-	Since     time.Time `json:"since"`
-	Session   string    `json:"session,omitempty"`
-	Timeout   string    `json:"session_timeout,omitempty"`
-	Server    string    `json:"server,omitempty"`
-	Error     string    `json:"error,omitempty"`
-	Classic   bool      `json:"classic"` // one watch per node
 }
 
 func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceStatus {
@@ -161,8 +149,8 @@ func rejected(r discovery.Rejection) Rejected {
 	return Rejected{Node: r.Node, Reason: r.Reason, Detail: r.Detail}
 }
 
-func zookeeperStatus(ensemble string, s zookeeper.Status) ZooKeeperStatus {
-	z := ZooKeeperStatus{
+func zookeeperStatus(ensemble string, s zookeeper.Status) discovery.SessionStatus {
+	z := discovery.SessionStatus{
 		Ensemble: ensemble, Connected: s.Connected, Since: s.Since, Session: s.Session, Server: s.Server, Error: s.Error,
 		Classic: s.Classic,
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -104,7 +105,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		return a.agentOnce(ctx, p.agent)
 	}
 	if pages != nil {
-		defer p.answer(context.WithoutCancel(ctx), pages, reg)()
+		defer answer(context.WithoutCancel(ctx), pages, p.agent.Handler(reg), log)()
 	}
 	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
 	return p.run(ctx)
@@ -122,14 +123,14 @@ type process struct {
 	registrar *registrarRole // nil: the process has one role
 }
 
-// answer begins to answer on l with the agent's pages. stop ends that, and waits for it.
-func (p *process) answer(ctx context.Context, l net.Listener, metrics prometheus.Gatherer) (stop func()) {
+// answer begins to answer on l. stop ends that, and waits for it.
+func answer(ctx context.Context, l net.Listener, h http.Handler, log logrus.FieldLogger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := admin.Serve(ctx, l, p.agent.Handler(metrics)); err != nil {
-			p.log.WithField("err", err).Error("the admin page is gone; the agent goes on")
+		if err := admin.Serve(ctx, l, h); err != nil {
+			log.WithField("err", err).Error("the pages of admin.listen are gone; the rest goes on")
 		}
 	}()
 	return func() { cancel(); <-done }
@@ -168,6 +169,7 @@ func (p *process) run(ctx context.Context) error {
 		})
 	})
 	running.Go(func() { p.asked.onHangup(ctx, p.log, p.rereads(ctx)...) })
+	running.Go(func() { watchdog(serving, p.log, p.agent.Live) })
 	running.Go(func() {
 		select {
 		case <-p.agent.Ready():

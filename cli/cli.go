@@ -2,14 +2,11 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -33,12 +30,15 @@ var version = "unknown"
 type app struct {
 	out, errs io.Writer
 	env       func(string) (string, bool)
+	args      []string // the command line, without the program
 
 	configFile string
 	zookeeper  string
 	output     string
 	timeout    time.Duration
 	logLevel   string
+
+	stops stops
 }
 
 // codeError carries an exit code other than 1.
@@ -61,11 +61,11 @@ func usage(format string, args ...any) error {
 }
 
 // Main runs the command line and returns the exit code. Answers go to out, logs and errors to errs. SIGINT and
-// SIGTERM end a command in order; a second one ends the process at once.
+// SIGTERM end a command in order; a second one ends the process at once, unless the command has a better use for it.
 func Main(args []string, out, errs io.Writer) int {
-	ctx, stop := interruptible()
+	a := &app{out: out, errs: errs, env: os.LookupEnv, args: args}
+	ctx, stop := a.stops.catch()
 	defer stop()
-	a := &app{out: out, errs: errs, env: os.LookupEnv}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -90,33 +90,6 @@ func (a *app) exit(err error) int {
 	}
 	fmt.Fprintln(a.errs, "myelin:", err)
 	return exitFailed
-}
-
-// interruptible returns a context that ends with the first SIGINT or SIGTERM. The second one ends the process: an
-// operator who asks twice does not want to wait.
-func interruptible() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-done:
-			return
-		}
-		select {
-		case <-signals:
-			os.Exit(exitFailed)
-		case <-done:
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		close(done)
-		cancel()
-	}
 }
 
 func (a *app) root() *cobra.Command {

@@ -1,37 +1,48 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
+	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/registrar"
+	"github.com/myelin-sd/myelin/registrar/child"
 )
 
 func (a *app) registrarCommand() *cobra.Command {
 	var instance string
 	var checkOnly bool
 	c := &cobra.Command{
-		Use:   "registrar -c FILE",
+		Use:   "registrar -c FILE [-- COMMAND ARGS...]",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
 			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
-			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.",
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.\n\n" +
+			"With a command it runs the service too, and ends with its exit code. SIGTERM and SIGINT reach the command after\n" +
+			"the services are withdrawn and drained, a second one at once; other signals are passed on. When the command\n" +
+			"ends by itself the services are withdrawn at once.",
+		Args: onlyCommand,
+		RunE: func(c *cobra.Command, command []string) error {
 			path, err := a.file("NERVE_CONFIG")
 			if err != nil {
 				return err
@@ -40,12 +51,26 @@ func (a *app) registrarCommand() *cobra.Command {
 			if _, set := a.env("NERVE_CHECK_CONFIG"); set || checkOnly {
 				return a.checkRegistrar(registrarFile{path: path, instance: instance})
 			}
-			return a.runRegistrar(c.Context(), registrarFile{path: path, instance: instance})
+			if child.IsInit() {
+				return a.runAsInit(c.Context())
+			}
+			return a.runRegistrar(c.Context(), registrarFile{path: path, instance: instance}, command)
 		},
 	}
 	c.Flags().StringVarP(&instance, "instance_id", "i", "", "`ID` published as the instance's name (NERVE_INSTANCE_ID; default: the file's)")
 	c.Flags().BoolVarP(&checkOnly, "check-config", "k", false, "check the configuration and exit (NERVE_CHECK_CONFIG)")
 	return c
+}
+
+// onlyCommand allows arguments behind "--" only, where they are a command to run.
+func onlyCommand(c *cobra.Command, args []string) error {
+	switch dash := c.ArgsLenAtDash(); {
+	case dash < 0 && len(args) > 0, dash > 0:
+		return fmt.Errorf("unexpected argument %q; a command to run is written behind --", args[0])
+	case dash == 0 && len(args) == 0:
+		return errors.New("there is no command behind --; write it, or leave the -- out")
+	}
+	return nil
 }
 
 // instance is the instance id given outside of the file: the flag's, else the environment's; empty: neither.
@@ -101,7 +126,8 @@ func (a *app) checkRegistrar(f registrarFile) error {
 	return nil
 }
 
-func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
+// runRegistrar runs the registrar until ctx ends, and with a command that command, which the services of the file are.
+func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []string) error {
 	asked := catch()
 	defer asked.release()
 	c, problems, err := a.loadRegistrar(f)
@@ -114,23 +140,62 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile) error {
 	}
 	a.warn(log, problems)
 
-	sessions := agent.NewSessions(log)
-	r, err := a.newRegistrar(ctx, c, f, sessions, log, newRegistry())
+	pages, err := listen(c.Admin, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	if pages != nil {
+		defer pages.Close() // a second time, where they have ended
+	}
+	sessions, reg := agent.NewSessions(log), newRegistry()
+	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
 		sessions.Close()
 		return err
 	}
 	defer r.endSessions()
+	if pages != nil {
+		reg.MustRegister(sessions.Collector())
+		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
+	}
+	w, err := a.startCommand(command, c.StopTimeout, r)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
+	running.Go(func() { watchdog(ctx, log, r.Live) })
 	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
 	notify(log, daemon.SdNotifyReady)
-	err = r.run(ctx)
-	notify(log, daemon.SdNotifyStopping)
-	return err
+	if w != nil {
+		return w.run(ctx)
+	}
+	running.Go(func() { asked.onHandover(ctx, log, r.handOver) })
+	return r.run(ctx)
+}
+
+// listen opens the address of a registrar's pages; nil: there are none. One that nobody asked for may be taken: there
+// can be many registrars on a host.
+func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
+	if c.Listen == "" {
+		return nil, nil
+	}
+	l, err := admin.Listen(c.Listen)
+	if err != nil && !c.Given {
+		log.WithField("err", err).Warn("there are no pages: give this registrar an admin.listen of its own")
+		return nil, nil
+	}
+	return l, err
+}
+
+// handler answers with the registrar's pages.
+func (r *registrarRole) handler(metrics prometheus.Gatherer) http.Handler {
+	return r.Handler(registrar.About{
+		Version: buildVersion(), Config: r.file.path, Instance: r.began.InstanceID, Started: time.Now(), Sessions: r.sessions.Statuses,
+	}, metrics)
 }
 
 // registrarRole is a registrar and the file it is made of.
@@ -142,7 +207,8 @@ type registrarRole struct {
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
-	handed   atomic.Bool // another process takes the registrations over
+	statsd   *registrar.Statsd // nil: nothing is sent
+	handed   atomic.Bool       // another process takes the registrations over
 }
 
 // newRegistrar makes the registrar of a file. Its sessions begin to connect, and until ctx ends they are rid of what an
@@ -153,10 +219,18 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
+	if f.hosted && c.Admin.Given {
+		r.log.WithField("path", f.path).Warn("admin of the registrar's file has no effect: the agent's pages tell of both roles")
+	}
 	r.cleaning = newCleaner(ctx, r.log)
 	r.cleaning.begin(services)
+	if c.Statsd != nil {
+		if r.statsd, err = registrar.NewStatsd(c.Statsd.Host, c.Statsd.Port); err != nil {
+			r.log.WithField("err", err).Warn("nothing is sent to statsd; correct statsd in the file and restart") // no reason not to register
+		}
+	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics),
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -198,6 +272,7 @@ func (r *registrarRole) handOver() {
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
 	r.cleaning.close()
+	r.statsd.Close()
 	if r.handed.Load() {
 		r.sessions.Leave()
 		return
@@ -240,6 +315,8 @@ func (r *registrarRole) reload(path string) error {
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
+		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
+		{"admin.listen", r.began.Admin, c.Admin}, {"statsd", statsdOf(r.began), statsdOf(c)},
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})
@@ -251,6 +328,32 @@ func (r *registrarRole) reload(path string) error {
 // ensemble tells ensembles apart. The order of the hosts does not matter.
 func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
+func rateLimit(l *config.RateLimiting) registrar.RateLimit {
+	if l == nil {
+		return registrar.RateLimit{}
+	}
+	return registrar.RateLimit{Rate: l.AverageRate, Burst: cmp.Or(l.MaxBurst, math.Inf(1)), Shadow: l.ShadowMode}
+}
+
+// statsdOf is the setting as text, which can be compared.
+func statsdOf(c *config.Registrar) string {
+	if c.Statsd == nil {
+		return ""
+	}
+	return fmt.Sprint(*c.Statsd)
+}
+
+// cluster is how Nerve calls an ensemble in its tags: the first of the sorted hosts up to its first dot, without the
+// digits at its end.
+func cluster(z config.ZooKeeper) string {
+	if len(z.Hosts) == 0 {
+		return ""
+	}
+	first := slices.Min(z.Hosts)
+	name, _, _ := strings.Cut(first, ".")
+	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
 // registrations turns the file into what the registrar looks after.
@@ -287,8 +390,8 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		out = append(out, registrar.Service{
-			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Checks: checks,
-			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
+			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
 		})
 	}
 	return out, nil

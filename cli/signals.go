@@ -2,13 +2,86 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
+)
+
+// stops are SIGINT and SIGTERM, which ask a command to end. The zero value is ready for use.
+type stops struct {
+	later atomic.Pointer[func(os.Signal)] // what those after the first do; nil: end the process
+}
+
+// stopSignal is why a command's context ended: with the first SIGINT or SIGTERM.
+type stopSignal struct{ os.Signal }
+
+func (s stopSignal) Error() string { return "stopped by signal: " + s.String() }
+
+// catch returns a context that ends with the first SIGINT or SIGTERM. The second one ends the process: an operator who
+// asks twice does not want to wait.
+func (s *stops) catch() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			select {
+			case sig := <-signals:
+				later := s.later.Load()
+				switch {
+				case first:
+					cancel(stopSignal{sig})
+				case later != nil:
+					(*later)(sig)
+				default:
+					os.Exit(exitFailed)
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+// instead has the signals after the first do f, and not end the process. f must not block.
+func (s *stops) instead(f func(os.Signal)) { s.later.Store(&f) }
+
+// stoppedBy is the signal that ended ctx, or SIGTERM when something else did.
+func stoppedBy(ctx context.Context) os.Signal {
+	var stop stopSignal
+	if errors.As(context.Cause(ctx), &stop) {
+		return stop.Signal
+	}
+	return syscall.SIGTERM
+}
+
+// forwarded are the signals that a program run by us is sent, besides SIGINT and SIGTERM: those that ask for
+// something. Left out are those that tell of the receiver's own state, those of job control, which the terminal's shell
+// has to see the effect of, and SIGABRT, which asks us for a trace.
+func forwarded() []os.Signal {
+	all := []os.Signal{syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGWINCH}
+	for n := firstRealTime; n <= lastRealTime; n++ {
+		all = append(all, syscall.Signal(n))
+	}
+	return all
+}
+
+// The real-time signals of Linux that C libraries leave to programs.
+const (
+	firstRealTime = 34 // SIGRTMIN
+	lastRealTime  = 64 // SIGRTMAX
 )
 
 // asked are the signals that a role answers while it runs. They are caught from the command's beginning to its end,

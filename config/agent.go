@@ -208,7 +208,10 @@ type Section struct {
 type FileOutput struct{ OutputDirectory string }
 
 // Admin is the read-only HTTP endpoint.
-type Admin struct{ Listen string } // "host:port"; "off" when empty
+type Admin struct {
+	Listen string // "host:port"; "off" when empty
+	Given  bool   // the file names it: it must be free
+}
 
 // Log says how much is logged, and how.
 type Log struct{ Level, Format string }

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	defaultStateDir    = "/var/lib/myelin"
-	DefaultAdminListen = "127.0.0.1:3213" // where an agent serves its status, unless told otherwise
+	defaultStateDir        = "/var/lib/myelin"
+	DefaultAdminListen     = "127.0.0.1:3213" // where an agent serves its status, unless told otherwise
+	DefaultRegistrarListen = "127.0.0.1:3214" // and a registrar
 )
 
 // agent reads an agent's file.
@@ -129,7 +130,7 @@ func (t *table) admin(def string) Admin {
 	if listen != "" && !validListen(listen) {
 		s.mismatch("listen", "an address to listen on", `write "127.0.0.1:3213", or "off"`)
 	}
-	return Admin{Listen: listen}
+	return Admin{Listen: listen, Given: s.value("listen") != nil}
 }
 
 func (t *table) statsd() *Statsd {

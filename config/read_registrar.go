@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,11 +27,13 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 
-	root.later("max_repeated_report_failures", "statsd", "admin")
+	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
-	g.Admin = root.admin("")
+	g.Admin = root.admin(DefaultRegistrarListen)
+	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
+	g.StopTimeout = root.duration("stop_timeout", 0, positive)
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
 	for _, s := range d.services {
@@ -40,6 +43,24 @@ func (r *reader) registrar(d *document) *Registrar {
 	r.someServices(d)
 	root.done()
 	return g
+}
+
+// socketPathMost is how many bytes the path of a unix socket may have.
+const socketPathMost = 107
+
+// controlSocket is where the registrar takes orders.
+func (t *table) controlSocket(stateDir, instance string) ControlSocket {
+	if t.value("control_socket") == nil {
+		return ControlSocket{Path: filepath.Join(stateDir, "registrar-"+instance+".sock")}
+	}
+	path := t.filePath("control_socket", "")
+	switch {
+	case path == "off":
+		return ControlSocket{}
+	case len(path) > socketPathMost:
+		t.fail("control_socket", fmt.Sprintf("the path has %d bytes, and that of a socket may have %d", len(path), socketPathMost), `write a shorter one, or "off"`)
+	}
+	return ControlSocket{Path: path, Given: true}
 }
 
 // sharedNodes refuses two services that would write to one node: only a sequence tells the nodes of one path and one
@@ -130,7 +151,7 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "rate_limiting", "load_test_concurrency", "drain", "on_stop", "acl")
+	t.later("ttl_seconds", "load_test_concurrency", "drain", "on_stop", "acl")
 	g.TTL = t.duration("ttl_seconds", 0, positive)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
@@ -189,7 +210,11 @@ func (t *table) rateLimiting() *RateLimiting {
 		return nil
 	}
 	defer s.done()
-	return &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	l := &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	if l.MaxBurst > 0 && l.MaxBurst < 1 {
+		s.mismatch("max_burst", "a number of at least 1", "write how many changes may come at once, 1 at least")
+	}
+	return l
 }
 
 // payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without

@@ -14,10 +14,18 @@ type Registrar struct {
 	MaxRepeatedReportFailures int
 	Statsd                    *Statsd
 	StateDir                  string // where the ids of its sessions are kept
+	ControlSocket             ControlSocket
+	StopTimeout               time.Duration // for a command that the registrar runs; 0: no limit
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
 	Strict                    bool
+}
+
+// ControlSocket is the unix socket that the registrar takes orders at.
+type ControlSocket struct {
+	Path  string // empty: there is none
+	Given bool   // the file names it: a registrar without it is not what was asked for
 }
 
 // Registration is one service that the registrar looks after.

@@ -78,18 +78,3 @@ func (h *Health) Observe(ok bool) (changed bool) {
 	h.state, h.streak = says, 0
 	return true
 }
-
-// together is the state of a service with these checks: up when all are, down when one is, else unknown. A service
-// without checks is up, as in Nerve.
-func together(checks []State) State {
-	all := Up
-	for _, s := range checks {
-		switch s {
-		case Down:
-			return Down
-		case Unknown:
-			all = Unknown
-		}
-	}
-	return all
-}

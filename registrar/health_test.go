@@ -74,17 +74,3 @@ func all(results []bool, are bool) bool {
 	}
 	return true
 }
-
-func TestTogether(t *testing.T) {
-	for _, c := range []struct {
-		checks []State
-		want   State
-	}{
-		{nil, Up},
-		{[]State{Up, Up}, Up},
-		{[]State{Up, Unknown}, Unknown},
-		{[]State{Unknown, Down, Up}, Down},
-	} {
-		require.Equal(t, c.want, together(c.checks), "%v", c.checks)
-	}
-}

@@ -26,6 +26,7 @@ type keeper struct {
 	id      identity
 	log     logrus.FieldLogger
 	metrics *Metrics
+	statsd  *Statsd
 	jitter  func() float64
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
@@ -35,6 +36,9 @@ type keeper struct {
 	status   atomic.Pointer[ServiceStatus]
 	results  chan result
 	outcomes chan outcome // capacity one: at most one request is under way
+	hooked   chan error   // capacity one: the same of the command
+
+	hurried <-chan struct{} // closed when what leaves need not wait
 
 	// The rest belongs to the loop.
 
@@ -46,11 +50,15 @@ type keeper struct {
 	probing    sync.WaitGroup
 	state      State // what was decided last
 	since      time.Time
-	condition  Condition // to publish
+	condition  Condition // as the checks judge it
+	throttle   throttle  // of changes of health
+	ramp       ramp
+	intent     *intent // nil: it is in no maintenance
 
 	upkeep     upkeep
 	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
 	standing   discovery.Registration // what the last request leaves, if anything
+	says       Condition              // of the last publish
 	inherited  bool                   // the process before may have left something, and the directory was not asked yet
 	registered bool                   // the directory's last answer
 	node       string
@@ -63,6 +71,7 @@ type keeper struct {
 	replaced bool            // no longer configured: another keeper, or nobody, counts
 	after    <-chan struct{} // leave then
 	leaving  bool            // withdraw for good, then end
+	farewell farewell
 }
 
 // outcome is what became of a request.
@@ -75,12 +84,13 @@ type outcome struct {
 	took     time.Duration
 }
 
-func newKeeper(s Service, o Options, detached <-chan struct{}) *keeper {
+func newKeeper(s Service, o Options, stop stops, m *intent) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, jitter: o.Rand,
-		detached: detached, calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
-		results: make(chan result), outcomes: make(chan outcome, 1),
-		service: s, since: time.Now(), condition: usual,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand,
+		detached: stop.detached, hurried: stop.hurried,
+		calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
+		results: make(chan result), outcomes: make(chan outcome, 1), hooked: make(chan error, 1),
+		service: s, since: time.Now(), condition: usual, says: usual, intent: m,
 		upkeep: upkeep{jitter: o.Rand}, stopProbes: func() {},
 	}
 	if was, may := s.Directory.Standing(s.Registration); may {
@@ -96,8 +106,8 @@ func (k *keeper) do(ctx context.Context, f func(context.Context)) bool {
 	return call(ctx, k.calls, k.done, f)
 }
 
-// run looks after the service until ctx ends or it has left. In both cases it is withdrawn first: at the end of ctx
-// within closeTimeout. Once detached it ends as well, and withdraws nothing.
+// run looks after the service until it has left for good, which the end of ctx has it do as well. Then the withdrawal is
+// tried for closeTimeout. Once detached it ends at once, and withdraws nothing.
 func (k *keeper) run(ctx context.Context) {
 	defer close(k.done)
 	events, unsubscribe := k.service.Directory.Subscribe()
@@ -105,40 +115,90 @@ func (k *keeper) run(ctx context.Context) {
 	defer k.probing.Wait()
 	defer k.endProbes()
 	k.startProbes(ctx, k.service)
+	k.pursue(time.Now())
+	ended, hurried := ctx.Done(), k.hurried
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		k.ask(ctx, timer)
-		k.settle()
-		k.publishStatus()
-		if k.leaving && k.upkeep.absent() {
-			return
-		}
-		select {
-		case <-k.detached:
+		if closed(k.detached) {
 			k.let()
 			return
-		case <-ctx.Done():
-			k.close(ctx)
+		}
+		if over := k.act(ctx, timer); over {
+			k.publishStatus()
 			return
+		}
+		k.settle()
+		k.publishStatus()
+		select {
+		case <-k.detached:
+		case <-ended:
+			ended = nil
+			k.close(time.Now())
+		case <-hurried:
+			hurried = nil
+			if k.upkeep.hasten(time.Now()) {
+				k.abandon()
+			}
 		case r := <-k.results:
 			k.observe(r)
 		case o := <-k.outcomes:
 			k.conclude(o)
+		case err := <-k.hooked:
+			k.hookEnded(err)
 		case <-events:
 			k.upkeep.event(time.Now())
 		case f := <-k.calls:
 			f(ctx)
 		case <-k.after:
-			k.leave()
+			k.leave(time.Now())
 		case <-timer.C:
 		}
 	}
 }
 
-// decide draws the conclusion from all checks. While they have not decided, what was decided before holds.
-func (k *keeper) decide(check string, reason error) {
-	want, now := k.judge(), time.Now()
+// act does what is due, and sets the timer to when something will be. It reports whether the service has gone for good.
+func (k *keeper) act(ctx context.Context, timer *time.Timer) (over bool) {
+	now := time.Now()
+	k.expire(now)
+	k.renew(now)
+	if k.throttle.over(now) {
+		k.pursue(now)
+	}
+	due := soonest{-1}
+	due.by(k.throttle.wait(now))
+	due.by(k.ask(ctx, now))
+	if k.leaving {
+		rest, over := k.depart(ctx, now)
+		if over {
+			return true
+		}
+		due.by(rest)
+	}
+	if k.upkeep.want == Up {
+		due.by(k.ramp.wait(k.service.SlowStart, now))
+	}
+	due.by(k.intent.wait(now))
+	timer.Stop()
+	if due.wait >= 0 {
+		timer.Reset(due.wait)
+	}
+	return false
+}
+
+// soonest is the shortest of several times to wait; a negative one is for ever.
+type soonest struct{ wait time.Duration }
+
+func (s *soonest) by(wait time.Duration) {
+	if wait >= 0 && (s.wait < 0 || wait < s.wait) {
+		s.wait = wait
+	}
+}
+
+// decide draws the conclusion from what all checks amount to. While they have not decided, what was decided before
+// holds.
+func (k *keeper) decide(j judgement) {
+	want, now := j.state, time.Now()
 	if want == Unknown {
 		return
 	}
@@ -147,19 +207,69 @@ func (k *keeper) decide(check string, reason error) {
 		k.upkeep.changed(now)
 		k.abandon()
 	}
-	if !k.upkeep.decide(want, now) {
+	news := want != k.state
+	if news {
+		k.state, k.since = want, now
+	}
+	if want == Up && j.weight != k.condition.Weight {
+		k.condition.Weight, news = j.weight, true
+	}
+	if news {
+		log := k.logger()
+		if j.check != "" {
+			log = log.WithField("check", j.check)
+		}
+		if j.reason != nil {
+			log = log.WithField("err", j.reason)
+		}
+		log.Info("service is " + j.String())
+	}
+	k.pursue(now)
+}
+
+// pursue has the directory asked for what is decided: by the checks, and by those who take the service away on purpose.
+func (k *keeper) pursue(now time.Time) {
+	if k.throttled(now) {
 		return
 	}
-	k.abandon()
-	k.state, k.since = want, now
-	log := k.logger()
-	if check != "" {
-		log = log.WithField("check", check)
+	news := false
+	switch {
+	case k.leaving || k.intent != nil:
+		news = k.upkeep.leave(k.notice(), now)
+	case k.state == Up:
+		takenOver := k.upkeep.want == Unknown && k.upkeep.touched
+		if news = k.upkeep.decide(Up, now); news && !takenOver && k.service.SlowStart > 0 {
+			k.ramp.begin()
+		}
+	default:
+		news = k.upkeep.decide(k.state, now)
 	}
-	if reason != nil {
-		log = log.WithField("err", reason)
+	if news {
+		k.abandon()
 	}
-	log.Info("service is " + want.String())
+}
+
+// present is the condition to publish now.
+func (k *keeper) present(now time.Time) Condition {
+	c := k.condition
+	c.Weight = max(1, c.Weight*k.ramp.percent(k.service.SlowStart, now)/100)
+	return c
+}
+
+// renew has the condition published when it is another one, and that can be seen.
+func (k *keeper) renew(now time.Time) {
+	if k.upkeep.want != Up {
+		return
+	}
+	c := k.present(now)
+	if c == k.says {
+		return
+	}
+	was, is := k.service.registration(k.says), k.service.registration(c)
+	if k.says = c; !reflect.DeepEqual(was, is) {
+		k.upkeep.changed(now)
+		k.abandon()
+	}
 }
 
 // abandon gives up the request under way: it is for something that is no longer wanted.
@@ -169,35 +279,38 @@ func (k *keeper) abandon() {
 	}
 }
 
-// ask makes the request that is due, or sets the timer to when one is.
-func (k *keeper) ask(ctx context.Context, timer *time.Timer) {
-	now := time.Now()
+// ask makes the request that is due, or returns how long none is; negative: for ever.
+func (k *keeper) ask(ctx context.Context, now time.Time) time.Duration {
 	op, wait := k.upkeep.next(now)
 	if op == idle {
-		timer.Stop()
-		if wait >= 0 {
-			timer.Reset(wait)
-		}
-		return
+		return wait
+	}
+	limit := attemptTimeout
+	if op == mark {
+		limit = markLimit
 	}
 	why, request := k.upkeep.why, k.request(op)
 	k.upkeep.begin(op)
-	ctx, k.giveUp = context.WithTimeout(ctx, attemptTimeout)
-	go func() { // conclude takes what it sends, also when the loop ends
+	ctx, k.giveUp = context.WithTimeout(context.WithoutCancel(ctx), limit) // the loop gives it up, also when it ends
+	go func() {                                                            // conclude takes what it sends
 		o := request(ctx)
 		o.op, o.why, o.took = op, why, time.Since(now)
 		k.outcomes <- o
 	}()
+	return -1
 }
 
 // request returns what to do for op. What it returns touches nothing of the loop's.
 func (k *keeper) request(op op) func(context.Context) outcome {
-	dir, node, was, is := k.service.Directory, k.node, k.standing, k.service.registration(k.condition)
+	dir, node, was := k.service.Directory, k.node, k.standing
 	if op == withdraw {
 		return func(ctx context.Context) outcome {
 			return outcome{standing: was, err: dir.Withdraw(ctx, was, node)}
 		}
 	}
+	says := k.says
+	says.Leaving = op == mark
+	is := k.service.registration(says)
 	sameKind := was.Path == "" || was.Sequential == is.Sequential && was.Ephemeral == is.Ephemeral
 	return func(ctx context.Context) outcome {
 		if !sameKind { // a node cannot change its kind
@@ -219,6 +332,9 @@ func (k *keeper) conclude(o outcome) {
 	k.standing, k.upkeep.within = o.standing, o.made.Within
 	k.mended(o.made, now)
 	k.upkeep.end(o.err == nil, now)
+	if !errors.Is(o.err, context.Canceled) {
+		k.statsd.reported(k.service, o, k.node)
+	}
 	switch {
 	case errors.Is(o.err, context.Canceled): // given up by us; the request that follows will tell
 	case o.err != nil:
@@ -237,10 +353,7 @@ func (k *keeper) troubled(o outcome, now time.Time) {
 		return
 	}
 	k.troubledAt = now
-	doing := "publish"
-	if o.op == withdraw {
-		doing = "withdraw"
-	}
+	doing := map[op]string{publish: "publish", mark: "mark", withdraw: "withdraw"}[o.op]
 	k.logger().WithField("err", o.err).Warn("cannot " + doing + " the service; trying on")
 }
 
@@ -262,13 +375,22 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		case k.inherited:
 			log.WithField("reason", "left by the process before").Info("service is withdrawn")
 		}
+		k.farewell.gone = now
+	case o.op == mark:
+		log.WithField("node", o.made.Node).Info("service is marked as leaving")
 	case !k.registered:
 		log.WithField("node", o.made.Node).Info("service is registered")
 	case o.made.Node != k.node && len(o.made.Found) == 0: // else it has been said
 		log.WithFields(logrus.Fields{"node": o.made.Node, "reason": o.why}).Info("service is registered again")
 	}
+	if present := o.op == publish; present != k.registered {
+		k.statsd.turned(k.service.Name, present)
+	}
 	k.inherited = false
-	k.registered, k.node, k.confirmed = o.op == publish, o.made.Node, now
+	k.registered, k.node, k.confirmed = o.op != withdraw, o.made.Node, now
+	if o.op == publish {
+		k.ramp.registered(now)
+	}
 	if !k.replaced {
 		k.metrics.present(k.service.Name, k.registered)
 	}
@@ -277,90 +399,43 @@ func (k *keeper) answered(o outcome, now time.Time) {
 // adopt takes another configuration of the service, which registers as the same node. What is registered stays, with
 // the checks that were made, as far as they are the same; other checks have to decide before s is in force, and until
 // then what was decided before holds.
-func (k *keeper) adopt(ctx context.Context, s Service) {
+func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
 	left := k.leaving
-	k.leaving, k.replaced, k.after = false, false, nil
+	k.leaving, k.replaced, k.after, k.farewell = false, false, nil, farewell{gone: k.farewell.gone, running: k.farewell.running}
 	configured := k.service
 	if k.next != nil {
 		configured = *k.next
 	}
-	k.service.Name = s.Name
+	k.service.Name, k.service.Leave, k.service.SlowStart, k.service.RateLimit = s.Name, s.Leave, s.SlowStart, s.RateLimit // no check has to decide on these
+	if left {
+		k.state, k.since = Unknown, time.Now()
+	}
 	switch {
 	case left || !s.sameHealth(configured):
 		k.next = &s
 		k.startProbes(ctx, s)
 	case k.next != nil:
 		k.next = &s
-	case !reflect.DeepEqual(s.Registration, k.service.Registration):
-		k.service = s
-		k.upkeep.changed(time.Now())
-		k.abandon()
+	default:
+		was := k.service.registration(k.says)
+		if k.service = s; !reflect.DeepEqual(was, s.registration(k.says)) {
+			k.upkeep.changed(time.Now())
+			k.abandon()
+		}
 	}
 	k.metrics.present(s.Name, k.registered)
-}
-
-// retire has the service withdrawn: at once, or as soon as its successor is settled. From now on it counts nothing:
-// the successor does, or nobody.
-func (k *keeper) retire(successor *keeper) {
-	k.replaced = true
-	if successor == nil {
-		k.leave()
-		return
-	}
-	if !k.leaving {
-		k.after = successor.settled
-	}
-}
-
-// leave begins to withdraw for good.
-func (k *keeper) leave() {
-	k.endProbes()
-	k.leaving, k.after, k.next = true, nil, nil
-	k.upkeep.decide(Down, time.Now())
-	k.abandon()
+	k.maintain(m)
 }
 
 // settle lets a predecessor go: when the service is registered, or when it has been down for so long that this is what
-// its new configuration comes to. A directory that does not answer decides nothing.
+// its new configuration comes to, or when it is to be away. A directory that does not answer decides nothing.
 func (k *keeper) settle() {
 	if closed(k.settled) {
 		return
 	}
 	stands := k.upkeep.want == Up && k.upkeep.confirmed
-	if stands || k.upkeep.want == Down && time.Since(k.since) >= successorGrace {
+	if stands || k.intent != nil || k.upkeep.want == Down && time.Since(k.since) >= successorGrace {
 		close(k.settled)
-	}
-}
-
-// close withdraws the service when the process ends.
-func (k *keeper) close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	defer k.publishStatus()
-	k.leave()
-	k.upkeep.again(time.Now(), whyHealth) // whatever pause there was
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for !k.upkeep.absent() {
-		if closed(k.detached) {
-			k.let()
-			return
-		}
-		k.ask(ctx, timer)
-		select {
-		case <-k.detached:
-		case o := <-k.outcomes:
-			k.conclude(o)
-		case <-timer.C:
-		case <-ctx.Done():
-			if k.giveUp != nil {
-				k.conclude(<-k.outcomes)
-			}
-			if !k.upkeep.absent() {
-				k.logger().WithField("duration", closeTimeout).Warn("service was not withdrawn in time; its node goes with the session")
-			}
-			return
-		}
 	}
 }
 
@@ -369,6 +444,10 @@ func (k *keeper) let() {
 	if k.giveUp != nil {
 		k.giveUp()
 		k.conclude(<-k.outcomes)
+	}
+	if k.farewell.running != nil {
+		k.farewell.running()
+		k.hookEnded(<-k.hooked)
 	}
 	k.publishStatus()
 }
@@ -390,13 +469,17 @@ func (k *keeper) logger() logrus.FieldLogger {
 func (k *keeper) publishStatus() {
 	st := ServiceStatus{
 		Service: k.service.Name, Path: k.service.Registration.Path, State: k.state, Since: k.since,
-		Registered: k.registered, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
+		Registered: k.registered, Settled: k.upkeep.confirmed, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
 		Leaving: k.replaced || k.leaving, Checks: make([]CheckStatus, len(k.probes)),
 		Repairs: k.repairs.counts, LastRepair: k.repairs.last,
 	}
 	for i, p := range k.probes {
 		st.Checks[i] = p.status
 	}
+	if k.registered {
+		st.Weight = k.says.Weight
+	}
+	st.Draining, st.Maintenance = k.farewell.until, k.intent.shown()
 	k.status.Store(&st)
 }
 

@@ -13,7 +13,22 @@ const stallSlack = 10 * time.Second
 type probe struct {
 	check  Check
 	health Health
+	grade  grade
 	status CheckStatus
+}
+
+// opinion is what the check says of its service.
+func (p *probe) opinion() opinion {
+	return opinion{state: p.health.State(), percent: p.grade.percent, share: p.check.share()}
+}
+
+// take counts a result, and reports whether the check's opinion is another one now.
+func (p *probe) take(err error) (changed bool) {
+	was := p.opinion()
+	ok, percent := grading(err)
+	p.health.Observe(ok)
+	p.grade.observe(ok, percent, was.state != Up)
+	return p.opinion() != was
 }
 
 type result struct {
@@ -29,12 +44,12 @@ func (k *keeper) startProbes(ctx context.Context, s Service) {
 	ctx, k.stopProbes = context.WithCancel(ctx)
 	now := time.Now()
 	for _, c := range s.active() {
-		p := &probe{check: c, health: NewHealth(c.Rise, c.Fall, s.FirstResultDecides)}
+		p := &probe{check: c, health: NewHealth(c.Rise, c.Fall, s.FirstResultDecides), grade: newGrade(c.Rise)}
 		p.status = CheckStatus{Check: c.Name, Since: now}
 		k.probes = append(k.probes, p)
 		k.probing.Go(func() { k.repeat(ctx, p) })
 	}
-	k.decide("", nil)
+	k.decide(k.judge())
 }
 
 // endProbes does not wait: a check may take a moment to give up, and the loop must not. Results under way are those of
@@ -75,13 +90,19 @@ func (k *keeper) observe(r result) {
 	}
 	if !k.replaced {
 		k.metrics.checked(k.service.Name, r.err == nil, r.took)
+		k.statsd.checked(k.service.Name, r.probe.check.Name, r.err == nil)
 	}
 	st := &r.probe.status
 	st.At, st.Latency, st.Error = r.at, r.took, words(r.err)
-	if r.probe.health.Observe(r.err == nil) {
-		st.State, st.Since = r.probe.health.State(), r.at
-		k.decide(st.Check, r.err)
+	if !r.probe.take(r.err) {
+		return
 	}
+	if now := r.probe.health.State(); now != st.State {
+		st.State, st.Since = now, r.at
+	}
+	j := k.judge()
+	j.check, j.reason = st.Check, r.err
+	k.decide(j)
 }
 
 // stalled names a check that should have ended long ago; it is empty when all go on.
@@ -99,10 +120,15 @@ func (k *keeper) stalled(now time.Time) string {
 }
 
 // judge is what all checks amount to.
-func (k *keeper) judge() State {
-	states := make([]State, len(k.probes))
+func (k *keeper) judge() judgement {
+	opinions := make([]opinion, len(k.probes))
 	for i, p := range k.probes {
-		states[i] = p.health.State()
+		opinions[i] = p.opinion()
 	}
-	return together(states)
+	s := k.service
+	if k.next != nil {
+		s = *k.next // whose checks these are
+	}
+	state, weight := s.Combine.together(opinions)
+	return judgement{state: state, weight: weight}
 }

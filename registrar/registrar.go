@@ -69,11 +69,16 @@ type Directory interface {
 type Options struct {
 	Log      logrus.FieldLogger // nil: nothing is logged
 	Metrics  *Metrics           // nil: nothing is counted
+	Statsd   *Statsd            // nil: nothing is sent
 	Services []Service
 
 	// HeartbeatPath is a file whose modification time moves every 10 s while all loops make progress, for a watchdog
 	// outside, as in Nerve. Empty: none.
 	HeartbeatPath string
+
+	// StateFile keeps what operators have asked for, so that the next process knows of it: maintenance. Its folder must
+	// be there. Empty: that ends with the process.
+	StateFile string
 
 	Rand func() float64 // from [0, 1), for jitter; used by several goroutines; nil: math/rand/v2
 }
@@ -82,13 +87,17 @@ const heartbeatEvery = 10 * time.Second
 
 // Registrar looks after services, each on its own: what happens to one, and to its directory, is no other's concern.
 type Registrar struct {
-	options  Options
-	ran      atomic.Bool
-	detached chan struct{}              // closed by detach
-	detach   func()                     // may be called again
-	calls    chan func(context.Context) // run by Run's loop
-	done     chan struct{}              // closed when Run returns
-	seen     atomic.Pointer[[]*keeper]  // copy of the keepers for Status
+	options Options
+	ran     atomic.Bool
+	stops                              // how keepers are told to end, beside Run's context
+	detach  func()                     // may be called again
+	hasten  func()                     // the same
+	calls   chan func(context.Context) // run by Run's loop
+	done    chan struct{}              // closed when Run returns
+	seen    atomic.Pointer[[]*keeper]  // copy of the keepers for Status
+
+	intending sync.Mutex              // held while a maintenance is set
+	intents   atomic.Pointer[intents] // never nil
 
 	// The rest belongs to Run's loop.
 	keepers map[identity]*keeper // of all services that are configured or not withdrawn yet
@@ -96,6 +105,12 @@ type Registrar struct {
 	ended   chan *keeper
 	running sync.WaitGroup
 	beating bool // the last heartbeat worked
+}
+
+// stops are closed to have all keepers go in other ways than the usual one.
+type stops struct {
+	detached chan struct{} // leave everything as it is
+	hurried  chan struct{} // what leaves need not wait
 }
 
 // New returns a registrar that does nothing until Run.
@@ -109,17 +124,20 @@ func New(o Options) *Registrar {
 		o.Rand = rand.Float64
 	}
 	o.Log = o.Log.WithField("component", "registrar")
-	detached := make(chan struct{})
-	return &Registrar{
+	stop := stops{detached: make(chan struct{}), hurried: make(chan struct{})}
+	r := &Registrar{
 		options: o, calls: make(chan func(context.Context)), done: make(chan struct{}),
-		detached: detached, detach: sync.OnceFunc(func() { close(detached) }),
+		stops: stop, detach: sync.OnceFunc(func() { close(stop.detached) }), hasten: sync.OnceFunc(func() { close(stop.hurried) }),
 		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
 	}
+	r.intents.Store(&intents{})
+	return r
 }
 
-// Run looks after the services until ctx ends. Then it withdraws all of them at the same time, waits for that, 3 s at
-// most, and returns nil; after Detach it withdraws nothing. A directory that cannot be reached is no error: Run goes on
-// until it can. The error is that of Validate. Run may be called once.
+// Run looks after the services until ctx ends. Then all of them leave at the same time, each as its Leave says: it is
+// marked, withdrawn, which is tried for 3 s, drained, and its OnStop is run, 30 s at most. Then Run returns nil. After
+// Detach nothing of that happens, after Hasten less. A directory that cannot be reached is no error: Run goes on until it
+// can. The error is that of Validate. Run may be called once.
 //
 // What a process before this one has left is not touched until the checks have decided. A service that is up takes its
 // node over, which nobody notices when the data are the same; one that is down is withdrawn.
@@ -131,9 +149,14 @@ func (r *Registrar) Run(ctx context.Context) error {
 	if closed(r.detached) {
 		return nil
 	}
+	if err := r.takeUp(); err != nil {
+		r.options.Log.WithField("err", err).Error("no service is in maintenance: what was asked for is not known")
+	}
 	if err := r.reload(ctx, r.options.Services); err != nil {
 		return err
 	}
+	r.options.Statsd.started()
+	defer r.options.Statsd.stopped()
 	defer r.running.Wait()
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
@@ -159,15 +182,30 @@ func (r *Registrar) Run(ctx context.Context) error {
 // over the end of Run's context. It does not block, may be called again, and before Run.
 func (r *Registrar) Detach() { r.detach() }
 
+// Hasten has what leaves not wait any more, for services that have ended already: no mark, no drain. Withdrawals and
+// OnStop stay. It does not block, may be called again, and before Run.
+func (r *Registrar) Hasten() { r.hasten() }
+
+// takeUp reads the state file.
+func (r *Registrar) takeUp() error {
+	all, err := loadIntents(r.options.StateFile, time.Now())
+	r.intents.Store(&intents{all})
+	return err
+}
+
 // Reload puts other services in the place of the present ones. What is wrong with them is said by the error, and then
 // nothing has changed. A service that is the same as before is not touched. One that registers as the same node keeps
 // it: new data are set at once, new checks have to decide first. One that moves to another node leaves the old one
-// when the new one stands, or after 30 s of being down. One that is gone is withdrawn, however long that takes.
+// when the new one stands, or after 30 s of being down. One that is gone leaves as at the end of Run, but its withdrawal
+// is tried for as long as it takes.
 //
 // It blocks until Run has begun, and does not wait for the directory. After Run has ended it returns an error.
 func (r *Registrar) Reload(services []Service) error {
 	err := errors.New("reload services: the registrar has stopped")
-	r.do(context.Background(), func(ctx context.Context) { err = r.reload(ctx, services) })
+	r.do(context.Background(), func(ctx context.Context) {
+		r.options.Statsd.reread()
+		err = r.reload(ctx, services)
+	})
 	return err
 }
 
@@ -230,11 +268,13 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 		return err
 	}
 	current, names := map[string]*keeper{}, map[string]bool{}
-	configured, registrations := map[*keeper]bool{}, map[string]discovery.Registration{}
+	configured, now := map[*keeper]bool{}, time.Now()
+	registrations := map[string]discovery.Registration{}
 	for _, s := range services { // new before old
 		k := r.keepers[s.identity()]
-		if k == nil || !k.do(ctx, func(loop context.Context) { k.adopt(loop, s) }) {
-			k = r.start(ctx, s)
+		m := r.intents.Load().get(s.Name, now)
+		if k == nil || !k.do(ctx, func(loop context.Context) { k.adopt(loop, s, m) }) {
+			k = r.start(ctx, s, m)
 		}
 		current[s.Name], names[s.Name], configured[k] = k, true, true
 		registrations[s.Name] = s.Registration
@@ -257,9 +297,14 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	return nil
 }
 
-func (r *Registrar) start(ctx context.Context, s Service) *keeper {
-	k := newKeeper(s, r.options, r.detached)
+func (r *Registrar) start(ctx context.Context, s Service, m *intent) *keeper {
+	k := newKeeper(s, r.options, r.stops, m)
 	r.keepers[k.id] = k
+	reason := "new"
+	if r.names[s.Name] {
+		reason = "update" // it moves to another node
+	}
+	r.options.Statsd.launched(s.Name, reason)
 	r.running.Go(func() {
 		k.run(ctx)
 		select {
@@ -273,6 +318,11 @@ func (r *Registrar) start(ctx context.Context, s Service) *keeper {
 
 // drop forgets a keeper that has ended, unless another one has its place already.
 func (r *Registrar) drop(k *keeper) {
+	reason := "old"
+	if r.names[k.service.Name] {
+		reason = "update"
+	}
+	r.options.Statsd.reaped(k.service.Name, reason)
 	if r.keepers[k.id] == k {
 		delete(r.keepers, k.id)
 		r.publishKeepers()

@@ -943,7 +943,7 @@ func TestStatusAsJSON(t *testing.T) {
 		require.NoError(t, err)
 		require.JSONEq(t, `[{"service": "user-api", "path": "/services/user-api", "state": "unknown", "since": "2000-01-01T00:00:00Z",
 			"checks": [{"check": "health", "state": "unknown", "since": "2000-01-01T00:00:00Z", "at": "2000-01-01T00:00:00Z", "latency_ns": 0}],
-			"registered": false}]`, string(text))
+			"registered": false, "settled": false}]`, string(text))
 	})
 }
 

@@ -15,15 +15,29 @@ type Service struct {
 	Name         string // unique among the services of a process
 	Registration discovery.Registration
 	Render       Renderer  // what is published in other conditions than the usual one; nil: always Registration
+	Cluster      string    // the ensemble's name in statsd's tags
 	Directory    Directory // comparable, as pointers are; handed over again on Reload when it is to be the same
 
-	// Checks must all be up. Without any the service counts as healthy, as in Nerve.
+	// Checks decide together, as Combine says. Without any the service counts as healthy, as in Nerve.
 	Checks      []Check
+	Combine     Combination
 	Interval    time.Duration // pause between two runs of a check; 0: 500 ms, as in Nerve
 	CheckMocked bool          // make no checks and count as healthy
 
+	RateLimit RateLimit // of changes of health
+	Leave     Leave
+	SlowStart time.Duration // in which the weight rises after the service was away; 0: it has all of it at once
+
 	// FirstResultDecides makes one pass enough at the start, whatever Rise says, as in Nerve.
 	FirstResultDecides bool
+}
+
+// Leave is how a service goes on purpose: because the process ends, or the service is no longer configured, or, but for
+// OnStop, because it is in maintenance. One whose checks fail is withdrawn at once, and without a word.
+type Leave struct {
+	Notice time.Duration // how long its node stands with Condition.Leaving before it is withdrawn; 0: no time, no mark
+	Drain  time.Duration // from the withdrawal on the service must stay up for so long: who uses it learns of it with a delay
+	OnStop Hook          // run after that
 }
 
 // Condition is what a registration says of its service, besides where it is.
@@ -57,6 +71,9 @@ type Check struct {
 	Timeout     time.Duration // for all of it; 0: 10 s
 	Rise, Fall  int           // results in a row that change the state; below 1: 1
 	Interval    time.Duration // 0: the service's
+
+	Share int  // of the weight, with CombineWeighted; below 1: 1
+	Shown bool // it is made and shown, and decides nothing
 }
 
 const (
@@ -69,6 +86,14 @@ func (c Check) timeout() time.Duration {
 		return c.Timeout
 	}
 	return defaultTimeout
+}
+
+// share is the part that the check has in the judgement.
+func (c Check) share() int {
+	if c.Shown {
+		return 0
+	}
+	return max(c.Share, 1)
 }
 
 // run makes the check once. A check that only hands the context's error through gets the words of our own checks.
@@ -102,7 +127,7 @@ func (s Service) active() []Check {
 
 // sameHealth reports whether two services are judged alike.
 func (s Service) sameHealth(o Service) bool {
-	return s.FirstResultDecides == o.FirstResultDecides && reflect.DeepEqual(s.active(), o.active())
+	return s.FirstResultDecides == o.FirstResultDecides && s.Combine == o.Combine && reflect.DeepEqual(s.active(), o.active())
 }
 
 // identity is what a registration's nodes are told by: Directory finds ours by path and prefix. Two services must not

@@ -8,6 +8,7 @@ const (
 	repairPause = 100 * time.Millisecond // least time between the end of a request and a repair the directory asks for
 	backoffMin  = 100 * time.Millisecond // after a failed request, doubled with each
 	backoffMax  = 2 * time.Second
+	markLimit   = time.Second // how long a mark is tried; then the node goes without
 )
 
 // op is a request to the directory.
@@ -16,6 +17,7 @@ type op int
 const (
 	idle op = iota
 	publish
+	mark // publish that the service goes on purpose
 	withdraw
 )
 
@@ -36,6 +38,12 @@ type upkeep struct {
 	ended     time.Time     // when the last request ended
 	within    time.Duration // the directory is to be asked again, as it says itself; 0: no matter when
 
+	// A voluntary leave: the node is marked, the mark stands for a while, and then the node goes. Both times are zero
+	// outside of it.
+	notice     time.Duration // how long a mark stands
+	markBy     time.Time     // until then the mark is tried
+	markStands time.Time     // the mark is set and stands until then
+
 	asked  op  // under way
 	rev    int // grows with all that makes the answer to the request under way worthless
 	atTime int // rev when it was asked
@@ -44,8 +52,9 @@ type upkeep struct {
 // Why a request is made; a repair carries it as its reason.
 const (
 	whyHealth = "health"
-	whyChange = "change" // of the configuration
-	whyEvent  = "event"  // the directory said that something happened
+	whyChange = "change" // of what is to be published
+	whyLeave  = "leave"
+	whyEvent  = "event" // the directory said that something happened
 	whyRetry  = "retry"
 	whyAudit  = "audit"
 )
@@ -56,15 +65,49 @@ func (u *upkeep) decide(want State, now time.Time) (news bool) {
 	if want == Unknown || want == u.want {
 		return false
 	}
-	u.want = want
-	u.again(now, whyHealth)
-	if want == Down && !u.touched {
-		u.confirmed = true
+	u.turn(want, now, whyHealth)
+	return true
+}
+
+// leave says that the service goes on purpose: its node is marked first, and the mark stands for notice (0: there is
+// none). It reports what decide does. A service that is down already is withdrawn, or will be, without a mark.
+func (u *upkeep) leave(notice time.Duration, now time.Time) (news bool) {
+	if u.want == Down {
+		return false
+	}
+	u.turn(Down, now, whyLeave)
+	if u.touched && notice > 0 {
+		u.notice, u.markBy = notice, now.Add(markLimit)
 	}
 	return true
 }
 
-// changed says that another registration is wanted from now on.
+func (u *upkeep) turn(want State, now time.Time, why string) {
+	u.want = want
+	u.again(now, why)
+	u.markBy, u.markStands = time.Time{}, time.Time{}
+	if want == Down && !u.touched {
+		u.confirmed = true
+	}
+}
+
+// urge ends whatever pause there is after failures.
+func (u *upkeep) urge(now time.Time) {
+	if !u.confirmed && u.markStands.IsZero() {
+		u.again(now, u.why)
+	}
+}
+
+// hasten has a leave go on without its mark. It reports whether there was one to set, or to wait for.
+func (u *upkeep) hasten(now time.Time) (news bool) {
+	if u.markBy.IsZero() && u.markStands.IsZero() {
+		return false
+	}
+	u.turn(Down, now, whyLeave)
+	return true
+}
+
+// changed says that something else is to be published from now on.
 func (u *upkeep) changed(now time.Time) {
 	if u.want == Up {
 		u.again(now, whyChange)
@@ -72,9 +115,10 @@ func (u *upkeep) changed(now time.Time) {
 }
 
 // event says that something may have happened to what was published. The pause bounds what two who fight for a node,
-// or one who deletes it over and over, cost the directory; the jitter spreads the services of one session.
+// or one who deletes it over and over, cost the directory; the jitter spreads the services of one session. What is
+// marked goes in any case.
 func (u *upkeep) event(now time.Time) {
-	if u.touched {
+	if u.touched && u.markBy.IsZero() && u.markStands.IsZero() {
 		u.again(u.paced(now), whyEvent)
 	}
 }
@@ -106,8 +150,11 @@ func (u *upkeep) next(now time.Time) (op, time.Duration) {
 	if u.confirmed {
 		u.why = whyAudit
 	}
-	if u.want == Up {
+	switch {
+	case u.want == Up:
 		return publish, 0
+	case now.Before(u.markBy):
+		return mark, 0
 	}
 	return withdraw, 0
 }
@@ -115,8 +162,11 @@ func (u *upkeep) next(now time.Time) (op, time.Duration) {
 // begin notes that a request is under way.
 func (u *upkeep) begin(o op) {
 	u.asked, u.atTime = o, u.rev
-	if o == publish {
+	switch o {
+	case publish:
 		u.touched = true
+	case withdraw:
+		u.markBy, u.markStands = time.Time{}, time.Time{}
 	}
 }
 
@@ -131,6 +181,9 @@ func (u *upkeep) end(ok bool, now time.Time) {
 	case stale && u.why == whyEvent:
 		u.due = u.paced(now)
 	case stale: // what was decided meanwhile is due already
+	case ok && was == mark:
+		u.markBy, u.markStands, u.failures = time.Time{}, now.Add(u.notice), 0
+		u.due = u.markStands
 	case ok:
 		u.confirmed, u.failures = true, 0
 		u.due = now.Add(u.audit())
