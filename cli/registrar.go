@@ -3,11 +3,13 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,8 +38,9 @@ func (a *app) registrarCommand() *cobra.Command {
 		Use:   "registrar -c FILE [-- COMMAND ARGS...]",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
-			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.\n\n" +
+			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends and\n" +
+			"withdraws nothing: for as long as the ZooKeeper session lives, the next process takes the registrations over, and\n" +
+			"nobody notices the restart.\n\n" +
 			"With a command it runs the service too, and ends with its exit code. SIGTERM and SIGINT reach the command after\n" +
 			"the services are withdrawn and drained, a second one at once; other signals are passed on. When the command\n" +
 			"ends by itself the services are withdrawn at once.",
@@ -230,7 +233,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		}
 	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		Log: log, Services: services, StateFile: r.stateFile(c), HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -241,6 +244,16 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
 	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+}
+
+// stateFile is where what operators ask for is kept, and its folder is made. Without one it ends with the process.
+func (r *registrarRole) stateFile(c *config.Registrar) string {
+	if err := os.MkdirAll(c.StateDir, 0o755); err != nil {
+		r.log.WithFields(logrus.Fields{"path": c.StateDir, "err": err}).Warn("maintenance ends with this process: its state cannot be kept")
+		return ""
+	}
+	sum := sha256.Sum256([]byte(owner(c)))
+	return filepath.Join(c.StateDir, fmt.Sprintf("registrar-%x.state", sum[:8]))
 }
 
 // owner tells registrars that share a state_dir apart, and stays the same over restarts.
@@ -268,6 +281,10 @@ func (r *registrarRole) handOver() {
 	r.handed.Store(true)
 	r.Detach()
 }
+
+// bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
+// wait for it.
+func (r *registrarRole) bury() { r.Hasten() }
 
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
@@ -365,10 +382,11 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 	}
 	var out []registrar.Service
 	for _, s := range c.Services {
-		data, err := discovery.EncodeNerve(discovery.Payload{
+		payload := discovery.Payload{
 			Host: s.Host, Port: s.Port, PortText: s.PortText, Name: c.InstanceID, Weight: s.Weight,
 			ServerOptions: s.ServerOptions, Labels: s.Labels,
-		})
+		}
+		data, err := discovery.EncodeNerve(payload)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
@@ -392,6 +410,8 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart,
+			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}
 	return out, nil

@@ -53,8 +53,11 @@ type Registration struct {
 	RateLimiting        *RateLimiting
 	LoadTestConcurrency int
 
-	Drain   time.Duration
-	OnStop  []string
+	LeaveNotice time.Duration // default 500 ms; 0 with nerve_compatible or use_path_encoding
+	Drain       time.Duration // default 5 s; 0 with nerve_compatible
+	OnStop      []string      // a program and its arguments
+	SlowStart   time.Duration // 0: none
+
 	ACL     string
 	Payload []string // default ["nerve"]
 }
