@@ -41,6 +41,7 @@ port = %d
 zk_path = "/services/user-api"
 check_interval = "100ms"
 weight = 10
+drain = 0
 checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 1, fall = 2 }]
 `, w.zk.Addr(), s.Port))
 	return w, registrar

@@ -449,6 +449,7 @@ port = %d
 zk_path = "/services/user-api"
 check_interval = "100ms"
 weight = 10
+drain = 0
 checks = [{ type = "http", uri = "/health", timeout = "2s", rise = 2, fall = 2 }]
 `, name, w.dir, zk, in.Port))
 	return in

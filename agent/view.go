@@ -35,6 +35,7 @@ type view struct {
 const (
 	heldMissing  = "the path does not exist"
 	heldEmpty    = "the registry lists no instance"
+	heldLeaving  = "all instances are leaving"
 	heldFiltered = "no instance passes the filters"
 )
 
@@ -72,7 +73,7 @@ func (v view) fromDisk() bool { return !v.stored.IsZero() }
 
 // next decides what a snapshot means for the service. The order is Synapse's (filters, leader, defaults, port
 // override, duplicates, fallback) with one difference: the fallback is judged after the filters, so that filters
-// that leave nothing do not empty a backend.
+// that leave nothing do not empty a backend. An instance that says it is leaving counts as gone.
 func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	s := v.service
 	listed := now
@@ -82,7 +83,8 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 	v.seen, v.snapshot, v.stored = true, snap, time.Time{}
 	defaults := defaultInstances(s)
 
-	found := filter(snap.Instances, s.Discovery.LabelFilters)
+	staying := staying(snap.Instances)
+	found := filter(staying, s.Discovery.LabelFilters)
 	if s.LeaderElection {
 		found = leader(found)
 	}
@@ -100,6 +102,8 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 		held = heldMissing
 	case len(snap.Instances) == 0:
 		held = heldEmpty
+	case len(staying) == 0:
+		held = heldLeaving
 	default:
 		held = heldFiltered
 	}
@@ -122,6 +126,15 @@ func (v view) next(snap discovery.Snapshot, now time.Time) view {
 		v.held, v.since = held, now
 	}
 	return v
+}
+
+// staying are the instances that do not leave. The marks stand for a moment only, so that mostly these are all.
+func staying(instances []discovery.Instance) []discovery.Instance {
+	leaving := func(in discovery.Instance) bool { return in.Leaving }
+	if !slices.ContainsFunc(instances, leaving) {
+		return instances
+	}
+	return slices.DeleteFunc(slices.Clone(instances), leaving)
 }
 
 func filter(instances []discovery.Instance, filters []config.LabelFilter) []discovery.Instance {

@@ -13,25 +13,28 @@ import (
 )
 
 // instances reads "name@host:port" words; "#n" is a sequence number, "k=v" behind a comma a label, a bare number
-// behind a comma a weight: "web@10.0.0.1:80#7,az=a,5".
+// behind a comma a weight, "leaving" what it says: "web@10.0.0.1:80#7,az=a,5".
 func instances(t *testing.T, words ...string) []discovery.Instance {
 	t.Helper()
 	var out []discovery.Instance
 	for _, w := range words {
 		fields := strings.Split(w, ",")
 		var p struct {
-			Host   string         `json:"host"`
-			Port   json.Number    `json:"port"`
-			Name   string         `json:"name"`
-			Weight json.Number    `json:"weight,omitempty"`
-			Labels map[string]any `json:"labels,omitempty"`
+			Host    string         `json:"host"`
+			Port    json.Number    `json:"port"`
+			Name    string         `json:"name"`
+			Weight  json.Number    `json:"weight,omitempty"`
+			Labels  map[string]any `json:"labels,omitempty"`
+			Leaving bool           `json:"leaving,omitempty"`
 		}
 		head, seq, _ := strings.Cut(fields[0], "#")
 		name, addr, _ := strings.Cut(head, "@")
 		i := strings.LastIndex(addr, ":")
 		p.Name, p.Host, p.Port = name, addr[:i], json.Number(addr[i+1:])
 		for _, f := range fields[1:] {
-			if k, v, ok := strings.Cut(f, "="); ok {
+			if f == "leaving" {
+				p.Leaving = true
+			} else if k, v, ok := strings.Cut(f, "="); ok {
 				if p.Labels == nil {
 					p.Labels = map[string]any{}
 				}
@@ -132,6 +135,33 @@ func TestActiveSet(t *testing.T) {
 				{words: "a@10.0.0.1:80,az=a b@10.0.0.2:80,az=b", active: "a@10.0.0.1:80"},
 				{words: "b@10.0.0.2:80,az=b", active: "a@10.0.0.1:80", held: heldFiltered},
 			}},
+		{"one that is leaving is gone, and may stay after all", base, []heard{
+			{words: "a@10.0.0.1:80 b@10.0.0.2:80", active: "a@10.0.0.1:80 b@10.0.0.2:80"},
+			{words: "a@10.0.0.1:80,leaving b@10.0.0.2:80", active: "b@10.0.0.2:80"},
+			{words: "a@10.0.0.1:80 b@10.0.0.2:80", active: "a@10.0.0.1:80 b@10.0.0.2:80"},
+			{words: "a@10.0.0.1:80,leaving b@10.0.0.2:80,leaving", active: "a@10.0.0.1:80 b@10.0.0.2:80", held: heldLeaving},
+			{words: "b@10.0.0.2:80,leaving", active: "a@10.0.0.1:80 b@10.0.0.2:80", held: heldLeaving},
+			{words: "", active: "a@10.0.0.1:80 b@10.0.0.2:80", held: heldEmpty},
+			{words: "b@10.0.0.2:80#2", active: "b@10.0.0.2:80"},
+		}},
+		{"the last one is leaving, and an empty registry is believed",
+			with(func(s *config.Service) { s.UsePreviousBackends = false }), []heard{
+				{words: "a@10.0.0.1:80", active: "a@10.0.0.1:80"},
+				{words: "a@10.0.0.1:80,leaving", active: ""},
+			}},
+		{"the last one is leaving, and there are default servers",
+			with(func(s *config.Service) { s.DefaultServers = static }), []heard{
+				{words: "a@10.0.0.1:80", active: "a@10.0.0.1:80"},
+				{words: "a@10.0.0.1:80,leaving", active: "static@10.9.9.9:80", held: heldLeaving},
+			}},
+		{"only leaving ones at first: nothing is known", base, []heard{
+			{words: "a@10.0.0.1:80,leaving", unknown: true, held: heldLeaving},
+		}},
+		{"one that is leaving gives its place to its twin, and its lead to the next", with(func(s *config.Service) { s.LeaderElection = true }), []heard{
+			{words: "a@10.0.0.1:80#1 a@10.0.0.1:80#2 b@10.0.0.2:80#3", active: "a@10.0.0.1:80"},
+			{words: "a@10.0.0.1:80#1,leaving a@10.0.0.1:80#2 b@10.0.0.2:80#3", active: "a@10.0.0.1:80"},
+			{words: "a@10.0.0.1:80#2,leaving b@10.0.0.2:80#3", active: "b@10.0.0.2:80"},
+		}},
 		{"twins are one instance", base, []heard{
 			{words: "a@10.0.0.1:80#1 a@10.0.0.1:80#2", active: "a@10.0.0.1:80"},
 		}},

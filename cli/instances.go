@@ -48,7 +48,7 @@ func (a *app) printInstances(infos []nodeInfo) error {
 	t := newTable(a.out, columns...)
 	for _, i := range infos {
 		address, weight, state := "-", "-", i.State
-		if i.State == "ok" {
+		if i.State != "rejected" {
 			address = fmt.Sprintf("%s:%d", i.Host, i.Port)
 			if strings.Contains(i.Host, ":") {
 				address = fmt.Sprintf("[%s]:%d", i.Host, i.Port)
@@ -62,7 +62,7 @@ func (a *app) printInstances(infos []nodeInfo) error {
 		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, labels(i.Labels), state}
 		if a.output == "wide" {
 			cells = append(cells, i.Node, strings.Join(i.options, " "))
-		} else if i.State != "ok" {
+		} else if i.State == "rejected" {
 			cells[1] = i.Node
 		}
 		t.row(cells...)

@@ -3,11 +3,13 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,8 +38,9 @@ func (a *app) registrarCommand() *cobra.Command {
 		Use:   "registrar -c FILE [-- COMMAND ARGS...]",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, then end. SIGUSR2 ends and withdraws nothing: for as long as the\n" +
-			"ZooKeeper session lives, the next process takes the registrations over, and nobody notices the restart.\n\n" +
+			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends\n" +
+			"and withdraws nothing: for as long as the ZooKeeper session lives, the next process takes the registrations\n" +
+			"over, and nobody notices the restart.\n\n" +
 			"With a command it runs the service too, and ends with its exit code. SIGTERM and SIGINT reach the command after\n" +
 			"the services are withdrawn and drained, a second one at once; other signals are passed on. When the command\n" +
 			"ends by itself the services are withdrawn at once.",
@@ -100,7 +103,7 @@ func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems
 	}
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
-	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
+	services, err := registrations(c, registrar.NewReports(), func(z config.ZooKeeper) *zookeeper.Session {
 		name := ensemble(z)
 		if stand[name] == nil {
 			stand[name] = new(zookeeper.Session)
@@ -207,6 +210,7 @@ type registrarRole struct {
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
+	reports  *registrar.Reports
 	statsd   *registrar.Statsd // nil: nothing is sent
 	handed   atomic.Bool       // another process takes the registrations over
 }
@@ -215,6 +219,7 @@ type registrarRole struct {
 // earlier process registered and this file does not have; nothing is checked or registered yet.
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
 	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
+	r.reports = registrar.NewReports()
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
@@ -230,7 +235,8 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		}
 	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
+		Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 		MaxConcurrentChecks: c.MaxConcurrentChecks,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
@@ -241,7 +247,17 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 // with a re-read of the files is still to be withdrawn.
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
-	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+	return registrations(c, r.reports, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+}
+
+// stateFile is where what operators ask for is kept, and its folder is made. Without one it ends with the process.
+func (r *registrarRole) stateFile(c *config.Registrar) string {
+	if err := os.MkdirAll(c.StateDir, 0o755); err != nil {
+		r.log.WithFields(logrus.Fields{"path": c.StateDir, "err": err}).Warn("maintenance ends with this process: its state cannot be kept")
+		return ""
+	}
+	sum := sha256.Sum256([]byte(owner(c)))
+	return filepath.Join(c.StateDir, fmt.Sprintf("registrar-%x.state", sum[:8]))
 }
 
 // owner tells registrars that share a state_dir apart, and stays the same over restarts.
@@ -312,6 +328,7 @@ func (r *registrarRole) reload(path string) error {
 	if err != nil {
 		return err
 	}
+	r.reports.Retain(services)
 	r.file = f
 	settings := []setting{
 		{"max_concurrent_checks", r.began.MaxConcurrentChecks, c.MaxConcurrentChecks},
@@ -358,8 +375,8 @@ func cluster(z config.ZooKeeper) string {
 	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
-// registrations turns the file into what the registrar looks after.
-func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
+// registrations turns the file into what the registrar looks after. Services report their own health on the board.
+func registrations(c *config.Registrar, board *registrar.Reports, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
 	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
@@ -367,10 +384,11 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 	}
 	var out []registrar.Service
 	for _, s := range c.Services {
-		data, err := discovery.EncodeNerve(discovery.Payload{
+		payload := discovery.Payload{
 			Host: s.Host, Port: s.Port, PortText: s.PortText, Name: c.InstanceID, Weight: s.Weight,
 			ServerOptions: s.ServerOptions, Labels: s.Labels,
-		})
+		}
+		data, err := discovery.EncodeNerve(payload)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
@@ -387,13 +405,15 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 				r.Prefix = prefix
 			}
 		}
-		checks, err := checks(s)
+		checks, err := checks(s, board)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
-			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible, RateLimit: rateLimit(s.RateLimiting),
+			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart, RateLimit: rateLimit(s.RateLimiting),
+			Leave:   registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 			Combine: combination(s.Combine), Damping: damping(s.Damping),
 		})
 	}

@@ -132,7 +132,7 @@ type nodeInfo struct {
 	Session  string         `json:"session"`
 	Created  time.Time      `json:"created"`
 	Modified time.Time      `json:"modified"`
-	State    string         `json:"state"` // ok or rejected
+	State    string         `json:"state"` // ok, leaving or rejected
 	Reason   string         `json:"reason,omitempty"`
 
 	options []string
@@ -161,10 +161,14 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) (
 }
 
 func instanceInfo(service string, in discovery.Instance) nodeInfo {
+	state := "ok"
+	if in.Leaving {
+		state = "leaving"
+	}
 	return nodeInfo{
 		Service: service, Node: in.Node, Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name,
 		Weight: in.Weight, Labels: orEmpty(in.Labels), Session: sessionID(in.Session), Created: in.Created,
-		Modified: in.Modified, State: "ok", options: in.ServerOptions,
+		Modified: in.Modified, State: state, options: in.ServerOptions,
 	}
 }
 

@@ -135,6 +135,9 @@ func describe(in discovery.Instance) string {
 	if len(in.ServerOptions) > 0 {
 		words = append(words, "options="+strings.Join(in.ServerOptions, " "))
 	}
+	if in.Leaving {
+		words = append(words, "leaving")
+	}
 	return strings.Join(words, " ")
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 )
 
-// snapshotOf reads "node=host:port" words; "node!reason" is a rejected one.
+// snapshotOf reads "node=host:port*weight" words, with "~" behind for one that is leaving; "node!reason" is a rejected one.
 func snapshotOf(t *testing.T, words string) discovery.Snapshot {
 	t.Helper()
 	s := discovery.Snapshot{Service: "s", Missing: words == "missing"}
@@ -26,8 +26,8 @@ func snapshotOf(t *testing.T, words string) discovery.Snapshot {
 		addr, weight, _ := strings.Cut(rest, "*")
 		host, port, _ := strings.Cut(addr, ":")
 		data := fmt.Sprintf(`{"host":%q,"port":%s,"name":%q`, host, port, node)
-		if weight != "" {
-			data += `,"weight":` + weight
+		if weight, leaving := strings.CutSuffix(weight, "~"); weight != "" {
+			data += fmt.Sprintf(`,"weight":%s,"leaving":%t`, weight, leaving)
 		}
 		in, err := discovery.DecodeNerve(node, []byte(data+"}"))
 		require.NoError(t, err)
@@ -43,6 +43,7 @@ func TestChanges(t *testing.T) {
 		{"a=10.0.0.1:80", "a=10.0.0.1:80", ""},
 		{"a=10.0.0.1:80 b=10.0.0.2:80", "b=10.0.0.2:80 c=10.0.0.3:80", "join 10.0.0.3:80 c; leave 10.0.0.1:80 a"},
 		{"a=10.0.0.1:80*5", "a=10.0.0.1:80*7", "change 10.0.0.1:80 a weight=5 -> weight=7"},
+		{"a=10.0.0.1:80*5", "a=10.0.0.1:80*5~", "change 10.0.0.1:80 a weight=5 -> weight=5 leaving"},
 		{"a=10.0.0.1:80", "a=10.0.0.1:81", "change 10.0.0.1:81 a  -> "},
 		{"a=10.0.0.1:80", "missing", "missing   the path does not exist; leave 10.0.0.1:80 a"},
 		{"missing", "a=10.0.0.1:80", "present   the path exists; join 10.0.0.1:80 a"},

@@ -38,7 +38,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
 	for _, s := range d.services {
-		g.Services = append(g.Services, r.registration(s, g.ZooKeeper))
+		g.Services = append(g.Services, r.registration(s, g))
 	}
 	r.sharedNodes(g, d)
 	r.someServices(d)
@@ -118,7 +118,7 @@ func badInstanceID(id string) string {
 }
 
 // registration reads one service of the registrar.
-func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
+func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	t := r.table(sn.node, sn.path)
 	g := Registration{Name: sn.name, File: sn.node.file, Line: sn.node.line}
 	if g.Name == "" {
@@ -131,7 +131,7 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	if t.require("port", "write a number from 1 to 65535") {
 		g.PortText = t.given("port").kind == text
 	}
-	g.ZooKeeper = t.serviceZooKeeper("zk_", zk)
+	g.ZooKeeper = t.serviceZooKeeper("zk_", file.ZooKeeper)
 	if t.require("zk_path", `write the znode to register below, zk_path = "/services/user-api"`) {
 		g.ZKPath = t.znode("zk_path", "")
 	}
@@ -153,12 +153,11 @@ func (r *reader) registration(sn serviceNode, zk ZooKeeper) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "load_test_concurrency", "drain", "on_stop", "acl")
+	t.later("ttl_seconds", "load_test_concurrency", "acl")
 	g.TTL = t.duration("ttl_seconds", 0, positive)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
-	g.Drain = t.duration("drain", 0, 0)
-	g.OnStop = t.lines("on_stop")
+	t.leave(&g, file.NerveCompatible)
 	g.ACL = t.str("acl", "")
 	g.Payload = t.payload()
 	t.ignored("ports", "Nerve takes one port a service; Airbnb's cookbook writes it")
@@ -177,6 +176,42 @@ func (t *table) reporter() {
 	default:
 		t.fail("reporter_type", "reporter "+t.at("reporter_type").describe(join(t.path, "reporter_type"))+" is not part of Myelin", "remove reporter_type, write zk_hosts and zk_path")
 	}
+}
+
+// leave reads how the service comes and goes. Nerve deletes the node and is done.
+func (t *table) leave(g *Registration, compatible bool) {
+	notice, drain := 500*time.Millisecond, 5*time.Second
+	if compatible {
+		notice, drain = 0, 0
+	}
+	if g.UsePathEncoding {
+		notice = 0
+	}
+	g.LeaveNotice = t.duration("leave_notice", notice, 0)
+	if g.UsePathEncoding && g.LeaveNotice > 0 {
+		t.warn("leave_notice", "has no effect with use_path_encoding: who takes the registration from the znode's name does not see the mark", "remove it")
+		g.LeaveNotice = 0
+	}
+	g.Drain = t.duration("drain", drain, 0)
+	g.OnStop = t.command("on_stop")
+	g.SlowStart = t.duration("slow_start", 0, 0)
+	switch {
+	case g.SlowStart == 0:
+	case g.Weight == nil:
+		t.fail("slow_start", "needs a weight that can rise", "give the service its weight, weight = 10")
+	case g.UsePathEncoding:
+		t.fail("slow_start", "cannot be had with use_path_encoding: the weight is in the znode's name, which never changes", "leave one of the two out")
+	}
+}
+
+// command is a program and its arguments. A line for a shell would be taken for the name of a program.
+func (t *table) command(key string) []string {
+	words := t.lines(key)
+	if n := t.value(key); n != nil && (len(words) == 0 || words[0] == "" || n.kind == text && strings.Contains(n.text, " ")) {
+		t.mismatch(key, "a program with its arguments", `write them as a list, `+key+` = ["/usr/local/bin/stopped", "--now"]`)
+		return nil
+	}
+	return words
 }
 
 // weight is Nerve's: a whole number of at least 0 or digits; null and 1.0 are mistakes.

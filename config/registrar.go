@@ -56,8 +56,11 @@ type Registration struct {
 	RateLimiting        *RateLimiting
 	LoadTestConcurrency int
 
-	Drain   time.Duration
-	OnStop  []string
+	LeaveNotice time.Duration // default 500 ms; 0 with nerve_compatible or use_path_encoding
+	Drain       time.Duration // default 5 s; 0 with nerve_compatible
+	OnStop      []string      // a program and its arguments
+	SlowStart   time.Duration // 0: none
+
 	ACL     string
 	Payload []string // default ["nerve"]
 }
@@ -76,7 +79,7 @@ type RateLimiting struct {
 
 // Check is one health check of a registration.
 type Check struct {
-	Type     string // http, tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
+	Type     string // http (https too), tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
 	Name     string
 	Host     string        // default: the registration's
 	Port     uint16        // default: the registration's
@@ -86,16 +89,36 @@ type Check struct {
 	Interval time.Duration // 0: the registration's check_interval
 	Share    *int          // of the weight, 0: only shown; nil: 1
 
-	// http
+	// http, tcp, grpc
+	Socket string // a Unix socket instead of Host and Port; empty: none
+	SSL    bool
+	TLS    *TLS // with SSL
+
+	// http (https is http with SSL)
 	URI         string
-	SSL         bool
+	Method      string // empty: GET
+	Body        string
+	Status      []StatusRange // none: 200 to 399
 	OpenTimeout time.Duration
 	ReadTimeout time.Duration
 	SSLTimeout  time.Duration
 	Headers     map[string]string
-	Expect      string
+	Expect      string // also of tcp
+	ExpectRegex string
+
+	Send    string // tcp
+	Service string // grpc; empty: the server as a whole
+
+	// exec
+	Command []string
+	Shell   bool // Command is one text for a shell
+	Env     map[string]string
+
+	TTL time.Duration // ttl
 
 	// rabbitmq, redis and other logins; later types add theirs
 	Username, Password string
-	Command            []string // exec
 }
+
+// StatusRange is a range of HTTP statuses. Both ends belong to it.
+type StatusRange struct{ From, To int }

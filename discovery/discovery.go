@@ -20,6 +20,9 @@ type Instance struct {
 	// Labels hold string, json.Number, bool or nil values: filters are type-strict, as in Synapse.
 	Labels map[string]any
 
+	// Leaving says that the instance goes on purpose, in a moment. Its registrar has written so; nobody else knows.
+	Leaving bool
+
 	ID *int64 // sequence number of the node, for leader election
 
 	// Where it was found; empty for static servers.

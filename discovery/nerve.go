@@ -118,6 +118,7 @@ func decodeJSON(node string, data []byte) (Instance, error) {
 	if in.ServerOptions, err = serverOptions(fields["haproxy_server_options"]); err != nil {
 		return Instance{}, err
 	}
+	in.Leaving, _ = fields["leaving"].(bool)
 	switch name := fields["name"].(type) {
 	case string:
 		in.Name = SafeName(name)
@@ -329,7 +330,7 @@ func EncodeName(payload []byte) (prefix string, ok bool) {
 	return encodedPrefix + strconv.Itoa(n) + "_" + base64.URLEncoding.EncodeToString(payload) + "_", true
 }
 
-// Payload is what Nerve publishes for one instance. Optional fields are left out of the JSON when nil.
+// Payload is what Nerve publishes for one instance. Optional fields are left out of the JSON when nil, or false.
 type Payload struct {
 	Host          string
 	Port          uint16
@@ -338,10 +339,11 @@ type Payload struct {
 	Weight        *int
 	ServerOptions *string
 	Labels        map[string]any
+	Leaving       bool // not in Nerve, whose readers ignore the key
 }
 
 // EncodeNerve returns exactly Nerve's compact JSON: its order of keys, nothing escaped that JSON does not ask for.
-// Labels are sorted by name. It fails on labels that JSON cannot hold.
+// Labels are sorted by name; "leaving" comes last. It fails on labels that JSON cannot hold.
 func EncodeNerve(p Payload) ([]byte, error) {
 	var wire struct {
 		Host          string          `json:"host"`
@@ -350,9 +352,10 @@ func EncodeNerve(p Payload) ([]byte, error) {
 		Weight        *int            `json:"weight,omitempty"`
 		ServerOptions *string         `json:"haproxy_server_options,omitempty"`
 		Labels        *map[string]any `json:"labels,omitempty"` // a pointer: an empty object is published
+		Leaving       bool            `json:"leaving,omitempty"`
 	}
 	wire.Host, wire.Port, wire.Name = p.Host, p.Port, p.Name
-	wire.Weight, wire.ServerOptions = p.Weight, p.ServerOptions
+	wire.Weight, wire.ServerOptions, wire.Leaving = p.Weight, p.ServerOptions, p.Leaving
 	if p.PortText {
 		wire.Port = strconv.Itoa(int(p.Port))
 	}

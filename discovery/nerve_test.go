@@ -182,6 +182,8 @@ func TestEncodeNerve(t *testing.T) {
 			Host: "h", Port: 3000, PortText: true, Name: "<&>", Weight: ptr(0), ServerOptions: ptr(""), Labels: map[string]any{}},
 		`{"host":"h","port":1,"name":"ü","labels":{"a":null,"b":1.50,"c":true}}`: {
 			Host: "h", Port: 1, Name: "ü", Labels: map[string]any{"c": true, "a": nil, "b": json.Number("1.50")}},
+		`{"host":"h","port":1,"name":"n","labels":{"a":"b"},"leaving":true}`: { // the one key that is not Nerve's
+			Host: "h", Port: 1, Name: "n", Labels: map[string]any{"a": "b"}, Leaving: true},
 	} {
 		got, err := discovery.EncodeNerve(p)
 		require.NoError(t, err)
@@ -274,7 +276,7 @@ func FuzzDecodeNerve(f *testing.F) {
 			}
 		}
 		// What was accepted can be published, and then says the same.
-		p := discovery.Payload{Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name, Weight: in.Weight, Labels: in.Labels}
+		p := discovery.Payload{Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name, Weight: in.Weight, Labels: in.Labels, Leaving: in.Leaving}
 		if in.ServerOptions != nil {
 			p.ServerOptions = ptr(strings.Join(in.ServerOptions, " "))
 		}

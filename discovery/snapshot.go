@@ -61,7 +61,7 @@ func (in Instance) Equal(o Instance) bool {
 func (in *Instance) equal(o *Instance) bool {
 	return in.Endpoint == o.Endpoint && in.Name == o.Name && same(in.Weight, o.Weight) &&
 		slices.Equal(in.ServerOptions, o.ServerOptions) && sameLabels(in.Labels, o.Labels) &&
-		same(in.ID, o.ID) && in.Node == o.Node && in.Session == o.Session && in.ServerID == o.ServerID
+		in.Leaving == o.Leaving && same(in.ID, o.ID) && in.Node == o.Node && in.Session == o.Session && in.ServerID == o.ServerID
 }
 
 // sameLabels does not look into a map that both have: unchanged instances of two snapshots share theirs.

@@ -44,7 +44,7 @@ func storedSet(t testing.TB) discovery.Snapshot {
 	list[1].ServerOptions = []string{"check", "inter", "2s"}
 	list[2].ServerOptions, list[2].ServerID = []string{"check", "inter", "2s"}, 12
 	list[3].ID = &id
-	list[3].Modified = created
+	list[3].Modified, list[3].Leaving = created, true
 	return discovery.Snapshot{Service: "user-api", Instances: list, At: created.Add(time.Minute)}
 }
 

@@ -49,6 +49,9 @@ const (
 	storedPrefix               // the name is the beginning of the node's: only its length is written
 )
 
+// storedLeaving is in the port of an instance that is leaving: all flags are taken, and it is rare.
+const storedLeaving = 1 << 16
+
 // Kinds of label values.
 const (
 	storedText   = 's'
@@ -215,7 +218,11 @@ func appendInstance(b []byte, in, before *Instance, labels, options uint64) []by
 	} else {
 		b = appendText(b, in.Endpoint.Host())
 	}
-	b = binary.AppendUvarint(b, uint64(in.Endpoint.Port()))
+	port := uint64(in.Endpoint.Port())
+	if in.Leaving {
+		port |= storedLeaving
+	}
+	b = binary.AppendUvarint(b, port)
 	b = appendText(b, in.Node)
 	if flags&storedPrefix != 0 {
 		b = binary.AppendUvarint(b, uint64(len(in.Name)))
@@ -450,7 +457,7 @@ func (c *cursor) labels() map[string]any {
 	return out
 }
 
-func (c *cursor) endpoint(flags byte) Endpoint {
+func (c *cursor) endpoint(flags byte) (e Endpoint, leaving bool) {
 	host := ""
 	switch {
 	case flags&storedName != 0:
@@ -462,16 +469,17 @@ func (c *cursor) endpoint(flags byte) Endpoint {
 		ip, _ := netip.AddrFromSlice([]byte(c.take(4)))
 		host = ip.String()
 	}
-	e, err := ParseEndpoint(host, c.natural(math.MaxUint16))
+	port := c.natural(storedLeaving | math.MaxUint16)
+	e, err := ParseEndpoint(host, port&^storedLeaving)
 	if err != nil || flags&storedName != 0 && e.Host() != host {
 		c.failed = true
 	}
-	return e
+	return e, port&storedLeaving != 0
 }
 
 func (c *cursor) instance(before *Instance, labels []map[string]any, options [][]string) (in Instance, ok bool) {
 	flags := c.byte()
-	in.Endpoint = c.endpoint(flags)
+	in.Endpoint, in.Leaving = c.endpoint(flags)
 	in.Node = c.text()
 	if flags&storedPrefix != 0 {
 		in.Name = in.Node[:c.natural(uint64(len(in.Node)))]

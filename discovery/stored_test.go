@@ -22,7 +22,7 @@ func FuzzStored(f *testing.F) {
 	list := []Instance{
 		{Endpoint: e, Name: "a", Node: "a_1", Weight: &weight, ID: &id, Labels: map[string]any{"az": "a", "b": true, "c": nil},
 			ServerOptions: []string{"check"}, Session: math.MaxInt64, Created: created, Modified: created, ServerID: 4},
-		{Endpoint: named, Node: "x", ServerOptions: []string{"check"}, Session: math.MinInt64},
+		{Endpoint: named, Node: "x", ServerOptions: []string{"check"}, Session: math.MinInt64, Leaving: true},
 		{Endpoint: six, Name: "six", Node: "y"},
 	}
 	for n := range len(list) + 1 {

@@ -9,7 +9,7 @@ import (
 // usual holds a registration's fields in the usual form: one object of ASCII text without escapes, whole numbers,
 // true, false and null, with labels one level deep and nothing said twice. Its texts are parts of the scanned one.
 type usual struct {
-	host, port, name, weight, labels, options, available token
+	host, port, name, weight, labels, options, available, leaving token
 }
 
 // token is one value as it is written. The zero value says that there is none.
@@ -35,7 +35,7 @@ func decodeUsual(node string, data []byte, d *NerveDecoder) (Instance, bool) {
 	if !ok || u.available == (token{kindWord, "false"}) {
 		return Instance{}, false
 	}
-	in := Instance{Node: node, Name: u.safeName(node)}
+	in := Instance{Node: node, Name: u.safeName(node), Leaving: u.leaving == token{kindWord, "true"}}
 	if in.Endpoint, ok = u.endpoint(); !ok {
 		return Instance{}, false
 	}
@@ -131,6 +131,8 @@ func (u *usual) scan(s *scanner, key string) bool {
 		field = &u.options
 	case "available":
 		field = &u.available
+	case "leaving":
+		field = &u.leaving
 	case "labels":
 		field = &u.labels
 	default:

@@ -18,10 +18,11 @@ type Verdict string
 
 // The verdicts.
 const (
-	Passed   Verdict = "pass"
-	Lowered  Verdict = "degraded" // passed, and asks for less traffic
-	Failed   Verdict = "fail"
-	Doubtful Verdict = "doubtful" // failed while this process did not get to run, and is repeated
+	Passed    Verdict = "pass"
+	Lowered   Verdict = "degraded" // passed, and asks for less traffic
+	Failed    Verdict = "fail"
+	Undecided Verdict = "undecided" // the check cannot tell yet; counts as nothing
+	Doubtful  Verdict = "doubtful"  // failed while this process did not get to run, and is repeated
 )
 
 // CheckResult is one run of a check.

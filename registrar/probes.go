@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"slices"
 	"sync/atomic"
@@ -155,6 +156,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func verdict(err error) Verdict {
+	if errors.Is(err, ErrUndecided) {
+		return Undecided
+	}
 	switch ok, percent := grading(err); {
 	case !ok:
 		return Failed
@@ -169,7 +173,7 @@ func (k *keeper) observe(r result) {
 	if !slices.Contains(k.probes, r.probe) {
 		return
 	}
-	if !k.replaced {
+	if r.verdict != Undecided && !k.replaced {
 		k.metrics.checked(k.service.Name, r.verdict, r.took)
 		if r.verdict != Doubtful {
 			k.statsd.checked(k.service.Name, r.probe.check.Name, r.verdict != Failed)
@@ -177,6 +181,9 @@ func (k *keeper) observe(r result) {
 	}
 	st := &r.probe.status
 	st.At, st.Latency, st.Error, st.Verdict = r.at, r.took, words(r.err), r.verdict
+	if r.verdict == Undecided {
+		return
+	}
 	st.Recent = remember(st.Recent, r.entry())
 	if r.verdict == Doubtful || !r.probe.take(r.err) {
 		return

@@ -37,7 +37,8 @@ import (
 
 // HealthCheck tells whether a service is healthy.
 type HealthCheck interface {
-	// Check returns nil when the service is healthy, else why not. It honours ctx, which carries its timeout.
+	// Check returns nil when the service is healthy, ErrUndecided while it cannot tell, else why it is not. It honours
+	// ctx, which carries its timeout.
 	Check(ctx context.Context) error
 }
 
