@@ -36,7 +36,10 @@ func checks(s config.Registration, board *registrar.Reports) ([]registrar.Check,
 		case "noop":
 			check.HealthCheck = registrar.NewNoop()
 		default:
-			err = fmt.Errorf("check type %q is not available", c.Type)
+			var known bool
+			if check.HealthCheck, known, err = serverCheck(c); !known {
+				err = fmt.Errorf("check type %q is not available", c.Type)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("check %s: %w", c.Name, err)

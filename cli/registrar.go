@@ -150,6 +150,11 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	if pages != nil {
 		defer pages.Close() // a second time, where they have ended
 	}
+	orders, err := openControl(c, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	defer orders.close()
 	sessions, reg := agent.NewSessions(log), newRegistry()
 	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
@@ -161,7 +166,8 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 		reg.MustRegister(sessions.Collector())
 		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
 	}
-	w, err := a.startCommand(command, c.StopTimeout, r)
+	defer orders.answer(ctx, r.control())()
+	w, err := a.startCommand(command, childEnvironment(os.Environ(), orders.path), c.StopTimeout, r)
 	if err != nil {
 		return err
 	}

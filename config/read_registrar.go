@@ -31,7 +31,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
-	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
+	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, DefaultStateDir))
 	g.Admin = root.admin(DefaultRegistrarListen)
 	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
 	g.StopTimeout = root.duration("stop_timeout", 0, positive)

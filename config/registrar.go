@@ -2,6 +2,9 @@ package config
 
 import "time"
 
+// DefaultStateDir is state_dir of both files.
+const DefaultStateDir = "/var/lib/myelin"
+
 // Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
 type Registrar struct {
 	Path string
@@ -116,8 +119,14 @@ type Check struct {
 
 	TTL time.Duration // ttl
 
-	// rabbitmq, redis and other logins; later types add theirs
-	Username, Password string
+	// redis, mysql, postgres, amqp
+	Username     string
+	Password     Secret
+	PasswordFile string // holds the password, instead of Password; read again for each check
+	Role         string // redis: master or replica
+	Database     string // postgres
+	VirtualHost  string // amqp
+	Word         string // zookeeper: srvr or ruok
 }
 
 // StatusRange is a range of HTTP statuses. Both ends belong to it.
