@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -37,9 +38,9 @@ func (a *app) registrarCommand() *cobra.Command {
 		Use:   "registrar -c FILE [-- COMMAND ARGS...]",
 		Short: "Run the registrar: healthy local services in ZooKeeper",
 		Long: "Runs the registrar in the foreground. SIGHUP re-reads the files; a bad file keeps the old one in force.\n" +
-			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends and\n" +
-			"withdraws nothing: for as long as the ZooKeeper session lives, the next process takes the registrations over, and\n" +
-			"nobody notices the restart.\n\n" +
+			"SIGTERM and SIGINT withdraw every service, drain, run on_stop, and end; a second one ends at once. SIGUSR2 ends\n" +
+			"and withdraws nothing: for as long as the ZooKeeper session lives, the next process takes the registrations\n" +
+			"over, and nobody notices the restart.\n\n" +
 			"With a command it runs the service too, and ends with its exit code. SIGTERM and SIGINT reach the command after\n" +
 			"the services are withdrawn and drained, a second one at once; other signals are passed on. When the command\n" +
 			"ends by itself the services are withdrawn at once.",
@@ -102,7 +103,7 @@ func (a *app) loadRegistrar(f registrarFile) (*config.Registrar, config.Problems
 	}
 	// Sessions that are never used stand for the ensembles, so that services are told apart as they will be.
 	stand := map[string]*zookeeper.Session{}
-	services, err := registrations(c, func(z config.ZooKeeper) *zookeeper.Session {
+	services, err := registrations(c, registrar.NewReports(), func(z config.ZooKeeper) *zookeeper.Session {
 		name := ensemble(z)
 		if stand[name] == nil {
 			stand[name] = new(zookeeper.Session)
@@ -149,6 +150,11 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	if pages != nil {
 		defer pages.Close() // a second time, where they have ended
 	}
+	orders, err := openControl(c, log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	defer orders.close()
 	sessions, reg := agent.NewSessions(log), newRegistry()
 	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
@@ -160,7 +166,8 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 		reg.MustRegister(sessions.Collector())
 		defer answer(context.WithoutCancel(ctx), pages, r.handler(reg), log)()
 	}
-	w, err := a.startCommand(command, c.StopTimeout, r)
+	defer orders.answer(ctx, r.control())()
+	w, err := a.startCommand(command, childEnvironment(os.Environ(), orders.path), c.StopTimeout, r)
 	if err != nil {
 		return err
 	}
@@ -209,6 +216,7 @@ type registrarRole struct {
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
 	cleaning *cleaner
+	reports  *registrar.Reports
 	statsd   *registrar.Statsd // nil: nothing is sent
 	handed   atomic.Bool       // another process takes the registrations over
 }
@@ -217,6 +225,7 @@ type registrarRole struct {
 // earlier process registered and this file does not have; nothing is checked or registered yet.
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
 	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
+	r.reports = registrar.NewReports()
 	services, err := r.services(c)
 	if err != nil {
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
@@ -232,7 +241,8 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		}
 	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, StateFile: r.stateFile(c), HeartbeatPath: c.HeartbeatPath, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
+		Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -242,7 +252,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 // with a re-read of the files is still to be withdrawn.
 func (r *registrarRole) services(c *config.Registrar) ([]registrar.Service, error) {
 	keep := agent.Keep{Dir: c.StateDir, Owner: owner(c)}
-	return registrations(c, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
+	return registrations(c, r.reports, func(z config.ZooKeeper) *zookeeper.Session { return r.sessions.Hold(z, keep) })
 }
 
 // stateFile is where what operators ask for is kept, and its folder is made. Without one it ends with the process.
@@ -280,10 +290,6 @@ func (r *registrarRole) handOver() {
 	r.handed.Store(true)
 	r.Detach()
 }
-
-// bury has run withdraw the services at once when it ends: what they are registrations of is dead, and nobody is to
-// wait for it.
-func (r *registrarRole) bury() { r.Hasten() }
 
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
@@ -327,6 +333,7 @@ func (r *registrarRole) reload(path string) error {
 	if err != nil {
 		return err
 	}
+	r.reports.Retain(services)
 	r.file = f
 	settings := []setting{
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
@@ -344,6 +351,13 @@ func (r *registrarRole) reload(path string) error {
 // ensemble tells ensembles apart. The order of the hosts does not matter.
 func ensemble(z config.ZooKeeper) string {
 	return strings.Join(slices.Sorted(slices.Values(z.Hosts)), ",") + z.Chroot
+}
+
+func rateLimit(l *config.RateLimiting) registrar.RateLimit {
+	if l == nil {
+		return registrar.RateLimit{}
+	}
+	return registrar.RateLimit{Rate: l.AverageRate, Burst: cmp.Or(l.MaxBurst, math.Inf(1)), Shadow: l.ShadowMode}
 }
 
 // statsdOf is the setting as text, which can be compared.
@@ -365,8 +379,8 @@ func cluster(z config.ZooKeeper) string {
 	return cmp.Or(strings.TrimRight(name, "0123456789"), first)
 }
 
-// registrations turns the file into what the registrar looks after.
-func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
+// registrations turns the file into what the registrar looks after. Services report their own health on the board.
+func registrations(c *config.Registrar, board *registrar.Reports, session func(config.ZooKeeper) *zookeeper.Session) ([]registrar.Service, error) {
 	shared := map[string]int{} // services by where they register
 	place := func(s config.Registration) string { return ensemble(s.ZooKeeper) + s.ZKPath }
 	for _, s := range c.Services {
@@ -395,14 +409,14 @@ func registrations(c *config.Registrar, session func(config.ZooKeeper) *zookeepe
 				r.Prefix = prefix
 			}
 		}
-		checks, err := checks(s)
+		checks, err := checks(s, board)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
-			Render: nerveRenderer{payload}, SlowStart: s.SlowStart,
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart, RateLimit: rateLimit(s.RateLimiting),
 			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}

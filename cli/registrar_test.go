@@ -30,7 +30,7 @@ func TestRegistrations(t *testing.T) {
 }`), 0o644))
 	c, _, err := config.LoadRegistrar(file, config.Options{})
 	require.NoError(t, err)
-	services, err := registrations(c, func(config.ZooKeeper) *zookeeper.Session { return nil })
+	services, err := registrations(c, registrar.NewReports(), func(config.ZooKeeper) *zookeeper.Session { return nil })
 	require.NoError(t, err)
 	byName := map[string]registrar.Service{}
 	for _, s := range services {
@@ -72,7 +72,7 @@ zk_hosts = "zk2,zk1"
 	c, _, err := a.loadRegistrar(registrarFile{path: a.configFile})
 	require.NoError(t, err)
 	same := new(zookeeper.Session)
-	services, err := registrations(c, func(config.ZooKeeper) *zookeeper.Session { return same })
+	services, err := registrations(c, registrar.NewReports(), func(config.ZooKeeper) *zookeeper.Session { return same })
 	require.NoError(t, err)
 	require.NoError(t, registrar.Validate(services))
 	require.Equal(t, "i-1_3001_", services[0].Registration.Prefix)

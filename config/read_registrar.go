@@ -30,7 +30,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
-	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
+	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, DefaultStateDir))
 	g.Admin = root.admin(DefaultRegistrarListen)
 	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
 	g.StopTimeout = root.duration("stop_timeout", 0, positive)
@@ -151,7 +151,7 @@ func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "rate_limiting", "load_test_concurrency", "acl")
+	t.later("ttl_seconds", "load_test_concurrency", "acl")
 	g.TTL = t.duration("ttl_seconds", 0, positive)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
@@ -245,7 +245,11 @@ func (t *table) rateLimiting() *RateLimiting {
 		return nil
 	}
 	defer s.done()
-	return &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	l := &RateLimiting{AverageRate: s.fraction("average_rate", 0), MaxBurst: s.fraction("max_burst", 0), ShadowMode: s.flag("shadow_mode", true)}
+	if l.MaxBurst > 0 && l.MaxBurst < 1 {
+		s.mismatch("max_burst", "a number of at least 1", "write how many changes may come at once, 1 at least")
+	}
+	return l
 }
 
 // payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without

@@ -174,6 +174,12 @@ func (t *table) tls() *TLS {
 		t.warn("verify", "the servers' certificates are not checked, so anybody can be the registry", "remove it as soon as ca_file is there")
 	}
 	c.CA = t.authorities("ca_file", c.CAFile)
+	t.ownCertificate(*c)
+	return c
+}
+
+// ownCertificate looks at the certificate and the key that say who we are.
+func (t *table) ownCertificate(c TLS) {
 	if (c.CertFile == "") != (c.KeyFile == "") {
 		key, other := "cert_file", "key_file"
 		if c.CertFile == "" {
@@ -182,10 +188,9 @@ func (t *table) tls() *TLS {
 		if t.value(other) == nil && !t.at(other).broken {
 			t.fail(key, "is given without "+other, "give both, or none")
 		}
-		return c
+		return
 	}
 	t.checkPair(c.CertFile, c.KeyFile)
-	return c
 }
 
 // authorities reads the certificates of those who are trusted to vouch for servers.

@@ -2,6 +2,9 @@ package config
 
 import "time"
 
+// DefaultStateDir is state_dir of both files.
+const DefaultStateDir = "/var/lib/myelin"
+
 // Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
 type Registrar struct {
 	Path string
@@ -70,7 +73,7 @@ type RateLimiting struct {
 
 // Check is one health check of a registration.
 type Check struct {
-	Type     string // http, tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
+	Type     string // http (https too), tcp, grpc, exec, redis, mysql, postgres, amqp, zookeeper, ttl, noop
 	Name     string
 	Host     string        // default: the registration's
 	Port     uint16        // default: the registration's
@@ -79,16 +82,42 @@ type Check struct {
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
 
-	// http
+	// http, tcp, grpc
+	Socket string // a Unix socket instead of Host and Port; empty: none
+	SSL    bool
+	TLS    *TLS // with SSL
+
+	// http (https is http with SSL)
 	URI         string
-	SSL         bool
+	Method      string // empty: GET
+	Body        string
+	Status      []StatusRange // none: 200 to 399
 	OpenTimeout time.Duration
 	ReadTimeout time.Duration
 	SSLTimeout  time.Duration
 	Headers     map[string]string
-	Expect      string
+	Expect      string // also of tcp
+	ExpectRegex string
 
-	// rabbitmq, redis and other logins; later types add theirs
-	Username, Password string
-	Command            []string // exec
+	Send    string // tcp
+	Service string // grpc; empty: the server as a whole
+
+	// exec
+	Command []string
+	Shell   bool // Command is one text for a shell
+	Env     map[string]string
+
+	TTL time.Duration // ttl
+
+	// redis, mysql, postgres, amqp
+	Username     string
+	Password     Secret
+	PasswordFile string // holds the password, instead of Password; read again for each check
+	Role         string // redis: master or replica
+	Database     string // postgres
+	VirtualHost  string // amqp
+	Word         string // zookeeper: srvr or ruok
 }
+
+// StatusRange is a range of HTTP statuses. Both ends belong to it.
+type StatusRange struct{ From, To int }

@@ -181,9 +181,9 @@ func TestHTTPS(t *testing.T) {
 	s.StartTLS()
 	defer s.Close()
 	p := port(t, s.Listener.Addr().String())
-	o := HTTPOptions{Port: p, TLS: true, Expect: "OK", OpenTimeout: patience, TLSTimeout: patience, ReadTimeout: patience}
+	o := HTTPOptions{Port: p, TLS: &TLSOptions{}, Expect: "OK", OpenTimeout: patience, TLSTimeout: patience, ReadTimeout: patience}
 	require.NoError(t, check(t, o), "nobody vouches for the certificate, and nobody is asked")
-	o.VerifyTLS = true
+	o.TLS.Verify = true
 	require.ErrorContains(t, check(t, o), fmt.Sprintf("open TLS with 127.0.0.1:%d: tls: failed to verify certificate", p))
 	require.EqualError(t, check(t, HTTPOptions{Port: p}), "status 400", "without TLS")
 }
@@ -215,12 +215,12 @@ func TestHTTPFaults(t *testing.T) {
 		{"more than a MiB of body", answer("HTTP/1.0 200 OK\r\n\r\nearly" + strings.Repeat("x", maxBody) + "late"), HTTPOptions{Expect: "early"}, ""},
 		{"in the middle of a large body", answer("HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat("x", maxBody/2) + "middle" + strings.Repeat("x", maxBody)), HTTPOptions{Expect: "middle"}, ""},
 		{"beyond a MiB of body", answer("HTTP/1.0 200 OK\r\n\r\nearly" + strings.Repeat("x", maxBody) + "late"), HTTPOptions{Expect: "late"}, `body lacks "late"`},
-		{"no TLS there", silent, HTTPOptions{TLS: true, TLSTimeout: moment}, "open TLS with 127.0.0.1:PORT: no answer within 60ms"},
-		{"closes instead of TLS", answer(""), HTTPOptions{TLS: true}, "open TLS with 127.0.0.1:PORT: connection closed"},
+		{"no TLS there", silent, HTTPOptions{TLS: &TLSOptions{}, TLSTimeout: moment}, "open TLS with 127.0.0.1:PORT: no answer within 60ms"},
+		{"closes instead of TLS", answer(""), HTTPOptions{TLS: &TLSOptions{}}, "open TLS with 127.0.0.1:PORT: connection closed"},
 		{"a banner instead of TLS", func(c net.Conn, end <-chan struct{}) {
 			fmt.Fprint(c, "220 smtp ready\r\n")
 			<-end
-		}, HTTPOptions{TLS: true}, "open TLS with 127.0.0.1:PORT: tls: first record does not look like a TLS handshake"},
+		}, HTTPOptions{TLS: &TLSOptions{}}, "open TLS with 127.0.0.1:PORT: tls: first record does not look like a TLS handshake"},
 		{"TLS, then nothing", func(c net.Conn, end <-chan struct{}) {
 			s := httptest.NewUnstartedServer(nil)
 			defer s.Listener.Close()
@@ -229,7 +229,7 @@ func TestHTTPFaults(t *testing.T) {
 			config := &tls.Config{Certificates: s.TLS.Certificates}
 			_ = tls.Server(c, config).Handshake()
 			<-end
-		}, HTTPOptions{TLS: true, ReadTimeout: moment}, "no answer within 60ms"},
+		}, HTTPOptions{TLS: &TLSOptions{}, ReadTimeout: moment}, "no answer within 60ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.o.Port = rawServer(t, c.serve)
@@ -289,7 +289,7 @@ func TestNewHTTP(t *testing.T) {
 func TestHTTPBudget(t *testing.T) {
 	o := HTTPOptions{OpenTimeout: 1, TLSTimeout: 2, ReadTimeout: 4}
 	require.EqualValues(t, 5, o.Budget())
-	o.TLS = true
+	o.TLS = &TLSOptions{}
 	require.EqualValues(t, 7, o.Budget())
 	o.TLSTimeout = 0
 	require.EqualValues(t, 0, o.Budget())

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Combination says what the checks of a service amount to together.
@@ -130,4 +131,12 @@ func (j judgement) String() string {
 		return fmt.Sprintf("up with %d percent of its weight", j.weight)
 	}
 	return j.state.String()
+}
+
+func (j judgement) change(at time.Time) StateChange {
+	c := StateChange{At: at, State: j.state, Check: j.check, Error: words(j.reason)}
+	if j.state == Up {
+		c.Percent = j.weight
+	}
+	return c
 }

@@ -28,6 +28,7 @@ type keeper struct {
 	metrics *Metrics
 	statsd  *Statsd
 	jitter  func() float64
+	shared  *shared
 
 	detached <-chan struct{}            // closed when to end and leave everything as it is
 	calls    chan func(context.Context) // run by the loop
@@ -51,8 +52,14 @@ type keeper struct {
 	state      State // what was decided last
 	since      time.Time
 	condition  Condition // as the checks judge it
+	throttle   throttle  // of changes of health
 	ramp       ramp
-	intent     *intent // nil: it is in no maintenance
+	intent     *intent       // nil: it is in no maintenance
+	led        result        // of a check, which led to the latest judgement
+	changes    []StateChange // of state and of condition
+	damping    *Damping
+	damper     *damper
+	relief     time.Time // when a move down that is held back is due; zero: none is
 
 	upkeep     upkeep
 	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
@@ -82,9 +89,9 @@ type outcome struct {
 	took     time.Duration
 }
 
-func newKeeper(s Service, o Options, stop stops, m *intent) *keeper {
+func newKeeper(s Service, o Options, shared *shared, stop stops, m *intent) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand,
+		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand, shared: shared,
 		detached: stop.detached, hurried: stop.hurried,
 		calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1), hooked: make(chan error, 1),
@@ -159,8 +166,13 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) act(ctx context.Context, timer *time.Timer) (over bool) {
 	now := time.Now()
 	k.expire(now)
-	k.renew(now)
 	due := soonest{-1}
+	due.by(k.relieve(now))
+	if k.throttle.over(now) {
+		k.pursue(now)
+	}
+	k.renew(now)
+	due.by(k.throttle.wait(now))
 	due.by(k.ask(ctx, now))
 	if k.leaving {
 		rest, over := k.depart(ctx, now)
@@ -209,6 +221,7 @@ func (k *keeper) decide(j judgement) {
 		k.condition.Weight, news = j.weight, true
 	}
 	if news {
+		k.changes = remember(k.changes, j.change(now))
 		log := k.logger()
 		if j.check != "" {
 			log = log.WithField("check", j.check)
@@ -223,6 +236,9 @@ func (k *keeper) decide(j judgement) {
 
 // pursue has the directory asked for what is decided: by the checks, and by those who take the service away on purpose.
 func (k *keeper) pursue(now time.Time) {
+	if k.throttled(now) {
+		return
+	}
 	news := false
 	switch {
 	case k.leaving || k.intent != nil:
@@ -399,7 +415,7 @@ func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
 	if k.next != nil {
 		configured = *k.next
 	}
-	k.service.Name, k.service.Leave, k.service.SlowStart = s.Name, s.Leave, s.SlowStart // no check has to decide on these
+	k.service.Name, k.service.Leave, k.service.SlowStart, k.service.RateLimit = s.Name, s.Leave, s.SlowStart, s.RateLimit // no check has to decide on these
 	if left {
 		k.state, k.since = Unknown, time.Now()
 	}
@@ -468,6 +484,7 @@ func (k *keeper) publishStatus() {
 	for i, p := range k.probes {
 		st.Checks[i] = p.status
 	}
+	st.Changes, st.Damping = k.changes, k.damper.status(time.Now())
 	if k.registered {
 		st.Weight = k.says.Weight
 	}

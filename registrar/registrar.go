@@ -37,7 +37,8 @@ import (
 
 // HealthCheck tells whether a service is healthy.
 type HealthCheck interface {
-	// Check returns nil when the service is healthy, else why not. It honours ctx, which carries its timeout.
+	// Check returns nil when the service is healthy, ErrUndecided while it cannot tell, else why it is not. It honours
+	// ctx, which carries its timeout.
 	Check(ctx context.Context) error
 }
 
@@ -71,6 +72,8 @@ type Options struct {
 	Statsd   *Statsd            // nil: nothing is sent
 	Services []Service
 
+	MaxConcurrentChecks int // made at the same time, of all services; of one service a quarter, but one at least; 0: 64
+
 	// HeartbeatPath is a file whose modification time moves every 10 s while all loops make progress, for a watchdog
 	// outside, as in Nerve. Empty: none.
 	HeartbeatPath string
@@ -88,9 +91,10 @@ const heartbeatEvery = 10 * time.Second
 type Registrar struct {
 	options Options
 	ran     atomic.Bool
-	stops                              // how keepers are told to end, beside Run's context
-	detach  func()                     // may be called again
-	hasten  func()                     // the same
+	stops          // how keepers are told to end, beside Run's context
+	detach  func() // may be called again
+	hasten  func() // the same
+	shared  *shared
 	calls   chan func(context.Context) // run by Run's loop
 	done    chan struct{}              // closed when Run returns
 	seen    atomic.Pointer[[]*keeper]  // copy of the keepers for Status
@@ -104,6 +108,12 @@ type Registrar struct {
 	ended   chan *keeper
 	running sync.WaitGroup
 	beating bool // the last heartbeat worked
+}
+
+// shared is what all services of a registrar have in common.
+type shared struct {
+	pool  *pool
+	pulse *pulse
 }
 
 // stops are closed to have all keepers go in other ways than the usual one.
@@ -126,7 +136,8 @@ func New(o Options) *Registrar {
 	stop := stops{detached: make(chan struct{}), hurried: make(chan struct{})}
 	r := &Registrar{
 		options: o, calls: make(chan func(context.Context)), done: make(chan struct{}),
-		stops: stop, detach: sync.OnceFunc(func() { close(stop.detached) }), hasten: sync.OnceFunc(func() { close(stop.hurried) }),
+		shared: &shared{pool: newPool(o.MaxConcurrentChecks), pulse: &pulse{log: o.Log, metrics: o.Metrics}},
+		stops:  stop, detach: sync.OnceFunc(func() { close(stop.detached) }), hasten: sync.OnceFunc(func() { close(stop.hurried) }),
 		keepers: map[identity]*keeper{}, ended: make(chan *keeper), beating: true,
 	}
 	r.intents.Store(&intents{})
@@ -157,6 +168,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 	r.options.Statsd.started()
 	defer r.options.Statsd.stopped()
 	defer r.running.Wait()
+	r.running.Go(func() { r.shared.pulse.run(ctx, r.detached) })
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
 	r.beat(ctx)
@@ -266,6 +278,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	if err := Validate(services); err != nil {
 		return err
 	}
+	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured, now := map[*keeper]bool{}, time.Now()
 	for _, s := range services { // new before old
@@ -292,7 +305,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 }
 
 func (r *Registrar) start(ctx context.Context, s Service, m *intent) *keeper {
-	k := newKeeper(s, r.options, r.stops, m)
+	k := newKeeper(s, r.options, r.shared, r.stops, m)
 	r.keepers[k.id] = k
 	reason := "new"
 	if r.names[s.Name] {

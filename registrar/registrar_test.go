@@ -936,7 +936,8 @@ func TestStatusAsJSON(t *testing.T) {
 		text, err := json.Marshal(s.Status())
 		require.NoError(t, err)
 		require.JSONEq(t, `[{"service": "user-api", "path": "/services/user-api", "state": "unknown", "since": "2000-01-01T00:00:00Z",
-			"checks": [{"check": "health", "state": "unknown", "since": "2000-01-01T00:00:00Z", "at": "2000-01-01T00:00:00Z", "latency_ns": 0}],
+			"checks": [{"check": "health", "state": "unknown", "since": "2000-01-01T00:00:00Z", "at": "2000-01-01T00:00:00Z", "latency_ns": 0,
+				"result": "pass", "recent": [{"at": "2000-01-01T00:00:00Z", "result": "pass", "latency_ns": 0}]}],
 			"registered": false, "settled": false}]`, string(text))
 	})
 }
@@ -959,7 +960,10 @@ myelin_registrar_registered{service="user-api"} 1
 	problems, err := testutil.GatherAndLint(func() prometheus.Gatherer {
 		reg := prometheus.NewRegistry()
 		m := NewMetrics(reg)
-		m.checked("a", true, time.Second)
+		m.checked("a", Passed, time.Second)
+		m.waited(time.Second)
+		m.stalled(time.Second)
+		m.held("a", true)
 		m.present("a", true)
 		m.repaired("a", whyAudit)
 		return reg

@@ -21,9 +21,11 @@ type Service struct {
 	// Checks decide together, as Combine says. Without any the service counts as healthy, as in Nerve.
 	Checks      []Check
 	Combine     Combination
+	Damping     *Damping      // nil: none
 	Interval    time.Duration // pause between two runs of a check; 0: 500 ms, as in Nerve
 	CheckMocked bool          // make no checks and count as healthy
 
+	RateLimit RateLimit // of changes of health
 	Leave     Leave
 	SlowStart time.Duration // in which the weight rises after the service was away; 0: it has all of it at once
 
@@ -126,7 +128,8 @@ func (s Service) active() []Check {
 
 // sameHealth reports whether two services are judged alike.
 func (s Service) sameHealth(o Service) bool {
-	return s.FirstResultDecides == o.FirstResultDecides && s.Combine == o.Combine && reflect.DeepEqual(s.active(), o.active())
+	return s.FirstResultDecides == o.FirstResultDecides && s.Combine == o.Combine &&
+		reflect.DeepEqual(s.Damping, o.Damping) && reflect.DeepEqual(s.active(), o.active())
 }
 
 // identity is what a registration's nodes are told by: Directory finds ours by path and prefix. Two services must not
@@ -166,6 +169,11 @@ func Validate(services []Service) error {
 			complain(s, "service %q registers as %s/%s as well; give one of them another path", other, s.Registration.Path, s.Registration.Prefix)
 		}
 		nodes[s.identity()] = s.Name
+		if s.Damping != nil {
+			if err := s.Damping.Validate(); err != nil {
+				complain(s, "damping: %w", err)
+			}
+		}
 		for _, c := range s.Checks {
 			if c.HealthCheck == nil {
 				complain(s, "check %q has no implementation", c.Name)

@@ -17,17 +17,32 @@ type ServiceStatus struct {
 	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
 	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
 
-	Weight      int          `json:"weight_percent,omitempty"` // of the configured weight, as published last; 0: nothing was
-	Draining    time.Time    `json:"draining_until,omitzero"`  // it has left, and stays up until then
-	Maintenance *Maintenance `json:"maintenance,omitempty"`    // it is withdrawn for that, whatever State is; nil: it is not
+	Weight      int            `json:"weight_percent,omitempty"` // of the configured weight, as published last; 0: nothing was
+	Draining    time.Time      `json:"draining_until,omitzero"`  // it has left, and stays up until then
+	Maintenance *Maintenance   `json:"maintenance,omitempty"`    // it is withdrawn for that, whatever State is; nil: it is not
+	Damping     *DampingStatus `json:"damping,omitempty"`        // nil: it is off
+	Changes     []StateChange  `json:"changes,omitempty"`        // of State and of the weight that the checks leave: the last 20, oldest first
+}
+
+// DampingStatus tells of a service's damping.
+type DampingStatus struct {
+	Penalty    float64   `json:"penalty"`        // at this moment
+	Suppressed bool      `json:"suppressed"`     // moves down are held back
+	Held       bool      `json:"held"`           // its checks say that it is down, and it stays up
+	Until      time.Time `json:"until,omitzero"` // when Suppressed ends, if nothing happens
 }
 
 // CheckStatus is what is known of one check of a service.
 type CheckStatus struct {
 	Check   string        `json:"check"`
 	State   State         `json:"state"`
-	Since   time.Time     `json:"since"`           // when State came to be
-	At      time.Time     `json:"at,omitzero"`     // end of the last run; zero: none has ended yet
-	Latency time.Duration `json:"latency_ns"`      // of the last run
-	Error   string        `json:"error,omitempty"` // why the last run failed; empty when it passed
+	Since   time.Time     `json:"since"`             // when State came to be
+	Percent int           `json:"percent,omitempty"` // of the weight that it leaves the service, when it is up
+	Shown   bool          `json:"shown,omitempty"`   // it decides nothing
+	At      time.Time     `json:"at,omitzero"`       // end of the last run; zero: none has ended yet
+	Verdict Verdict       `json:"result,omitempty"`  // of the last run
+	Latency time.Duration `json:"latency_ns"`        // of the last run
+	Error   string        `json:"error,omitempty"`   // why the last run did not simply pass
+	Recent  []CheckResult `json:"recent,omitempty"`  // the last 20 runs, oldest first
+	Changes []CheckChange `json:"changes,omitempty"` // of State and Percent: the last 20, oldest first
 }
