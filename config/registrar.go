@@ -2,6 +2,9 @@ package config
 
 import "time"
 
+// DefaultStateDir is state_dir of both files.
+const DefaultStateDir = "/var/lib/myelin"
+
 // Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
 type Registrar struct {
 	Path string
@@ -20,6 +23,7 @@ type Registrar struct {
 	Log                       Log
 	NerveCompatible           bool
 	ACL                       string // default of the services: creator, or empty for open
+	MaxConcurrentChecks       int    // 0: the registrar's default
 	Strict                    bool
 }
 
@@ -43,6 +47,8 @@ type Registration struct {
 	CheckInterval time.Duration // default 0.5 s, as in Nerve
 	Checks        []Check
 	CheckMocked   bool
+	Combine       string   // any, weighted; empty: all
+	Damping       *Damping // nil: none
 
 	Weight        *int
 	ServerOptions *string        // haproxy_server_options; nil: absent
@@ -66,6 +72,12 @@ type Registration struct {
 	PayloadPaths map[string]string // where each further format is registered; nil: there is none
 }
 
+// Damping holds back a service that goes up and down too often.
+type Damping struct {
+	Suppress, Reuse   float64 // above 0; Reuse is below Suppress
+	HalfLife, MaxHold time.Duration
+}
+
 // RateLimiting is Nerve's limit on changes of state.
 type RateLimiting struct {
 	AverageRate, MaxBurst float64 // 0: no limit
@@ -82,6 +94,7 @@ type Check struct {
 	Rise     int
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
+	Share    *int          // of the weight, 0: only shown; nil: 1
 
 	// http, tcp, grpc
 	Socket string // a Unix socket instead of Host and Port; empty: none
@@ -108,10 +121,19 @@ type Check struct {
 	Shell   bool // Command is one text for a shell
 	Env     map[string]string
 
+	WarnExit   int // exit status that means less traffic; 0: none
+	WarnWeight int // percent of the weight then
+
 	TTL time.Duration // ttl
 
-	// rabbitmq, redis and other logins; later types add theirs
-	Username, Password string
+	// redis, mysql, postgres, amqp
+	Username     string
+	Password     Secret
+	PasswordFile string // holds the password, instead of Password; read again for each check
+	Role         string // redis: master or replica
+	Database     string // postgres
+	VirtualHost  string // amqp
+	Word         string // zookeeper: srvr or ruok
 }
 
 // StatusRange is a range of HTTP statuses. Both ends belong to it.
