@@ -88,7 +88,7 @@ func TestRegisteredOnceAfterOutage(t *testing.T) {
 			w.stays(outageTimeout+time.Second, func() error {
 				again, err := w.onceEach(kinds)
 				if err == nil && !slices.EqualFunc(nodes, again, sameNode) {
-					err = fmt.Errorf("%v became %v", nodes, again)
+					err = fmt.Errorf("%v became %v", describe(nodes), describe(again))
 				}
 				return errors.Join(err, w.inRotation([]string{"a"}))
 			})
@@ -158,11 +158,18 @@ func (w *world) onceEach(paths []string) ([]zookeeper.Node, error) {
 			return nil, err
 		}
 		if len(nodes) != 1 {
-			return nil, fmt.Errorf("%d nodes in %s: %v", len(nodes), path, nodes)
+			return nil, fmt.Errorf("%d nodes in %s: %v", len(nodes), path, describe(nodes))
 		}
 		all = append(all, nodes[0])
 	}
 	return all, nil
+}
+
+func describe(nodes []zookeeper.Node) (words []string) {
+	for _, n := range nodes {
+		words = append(words, fmt.Sprintf("%s of 0x%x", n.Name, uint64(n.Owner)))
+	}
+	return words
 }
 
 // connectedSince is when the server took the connection over which a session lives now, by the server's clock.

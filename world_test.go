@@ -36,6 +36,7 @@ var binary string
 func TestMain(m *testing.M) {
 	clitest.ServeIfAsked()
 	floorIfAsked()
+	checkFloorIfAsked()
 	wrappedIfAsked()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "myelin-e2e-")

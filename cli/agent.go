@@ -87,6 +87,14 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		defer pages.Close() // a second time, where the pages have ended
 	}
 
+	var orders *controlPoint // for the registrar
+	if registers != nil {
+		if orders, err = openControl(registers, log); err != nil {
+			return fmt.Errorf("%s: %w", cfg.Registrar, err)
+		}
+		defer orders.close()
+	}
+
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
 	p := process{app: a, log: log, path: path, began: cfg, asked: asked, claims: claims}
@@ -98,6 +106,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 			return err
 		}
 		o.Registrar = p.registrar
+		defer orders.answer(ctx, p.registrar.control())()
 	}
 	p.agent = agent.New(o)
 	reg.MustRegister(p.agent.Collector())

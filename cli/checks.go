@@ -17,6 +17,9 @@ func checks(s config.Registration, board *registrar.Reports) ([]registrar.Check,
 	for _, c := range s.Checks {
 		check := registrar.Check{Name: c.Name, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall, Interval: c.Interval}
 		var err error
+		if c.Share != nil {
+			check.Share, check.Shown = *c.Share, *c.Share == 0
+		}
 		switch c.Type {
 		case "http":
 			o := httpOptions(c)
@@ -33,7 +36,10 @@ func checks(s config.Registration, board *registrar.Reports) ([]registrar.Check,
 		case "noop":
 			check.HealthCheck = registrar.NewNoop()
 		default:
-			err = fmt.Errorf("check type %q is not available", c.Type)
+			var known bool
+			if check.HealthCheck, known, err = serverCheck(c); !known {
+				err = fmt.Errorf("check type %q is not available", c.Type)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("check %s: %w", c.Name, err)
@@ -78,4 +84,16 @@ func checkTLS(c config.Check) *registrar.TLSOptions {
 	return &registrar.TLSOptions{
 		Verify: !c.TLS.NoVerify, CA: c.TLS.CA, ServerName: c.TLS.ServerName, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
 	}
+}
+
+// combination is what the checks of a service amount to together.
+func combination(name string) registrar.Combination {
+	return map[string]registrar.Combination{"any": registrar.CombineAny, "weighted": registrar.CombineWeighted}[name]
+}
+
+func damping(d *config.Damping) *registrar.Damping {
+	if d == nil {
+		return nil
+	}
+	return &registrar.Damping{Suppress: d.Suppress, Reuse: d.Reuse, HalfLife: d.HalfLife, MaxHold: d.MaxHold}
 }

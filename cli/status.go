@@ -13,6 +13,7 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/registrar"
 )
 
@@ -20,71 +21,126 @@ func (a *app) statusCommand() *cobra.Command {
 	var address string
 	c := &cobra.Command{
 		Use:   "status [-c FILE]",
-		Short: "Show the local agent: services, holds, ZooKeeper, HAProxy",
+		Short: "Show the local agent or registrar: services, holds, ZooKeeper, HAProxy",
 		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if address == "" {
-				address = config.DefaultAdminListen
-				if a.configFile != "" {
-					cfg, _, err := config.LoadAgent(a.configFile, a.options(false))
-					if err != nil {
-						return err
-					}
-					if cfg.Admin.Listen == "" {
-						return fmt.Errorf("%s: admin.listen is off, so the agent cannot be asked", a.configFile)
-					}
-					address = cfg.Admin.Listen
+				if address, err = a.statusAddress(); err != nil {
+					return err
 				}
 			}
 			return a.status(c.Context(), address)
 		},
 	}
-	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent or the registrar (default: admin.listen of -c FILE, else the agent's "+config.DefaultAdminListen+")")
 	return c
 }
 
+// statusAddress is where the process of -c FILE answers, or an agent when there is no such file.
+func (a *app) statusAddress() (string, error) {
+	if a.configFile == "" {
+		return config.DefaultAdminListen, nil
+	}
+	kind, err := config.Detect(a.configFile, a.options(false))
+	if err != nil {
+		return "", err
+	}
+	var listen string
+	switch kind {
+	case config.KindRegistrar:
+		o := a.options(false)
+		o.InstanceID = a.instance("")
+		var c *config.Registrar
+		if c, _, err = config.LoadRegistrar(a.configFile, o); err == nil {
+			listen = c.Admin.Listen
+		}
+	default:
+		var c *config.Agent
+		if c, _, err = config.LoadAgent(a.configFile, a.options(false)); err == nil {
+			listen = c.Admin.Listen
+		}
+	}
+	switch {
+	case err != nil:
+		return "", err
+	case listen == "":
+		return "", fmt.Errorf("%s: admin.listen is off, so the %s cannot be asked", a.configFile, kind)
+	}
+	return listen, nil
+}
+
+// status shows what the process at address says of itself: an agent, or a registrar alone.
 func (a *app) status(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", nil)
+	body, err := a.askStatus(ctx, address)
 	if err != nil {
-		return usage("address %q: %w", address, err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask the agent at %s: %w; is it running?", address, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("ask the agent at %s: %w", address, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the agent at %s: %s; is it a myelin agent?", address, resp.Status)
+		return err
 	}
 	if a.output == "json" {
 		_, err := a.out.Write(body)
 		return err
 	}
-	var st agent.Status
-	if err := json.Unmarshal(body, &st); err != nil {
-		return fmt.Errorf("read the agent's answer: %w", err)
+	var who struct{ Instance *string } // an agent has none
+	if err := json.Unmarshal(body, &who); err != nil {
+		return fmt.Errorf("read the answer of %s: %w", address, err)
 	}
-	a.printStatus(st)
+	if who.Instance != nil {
+		return show(body, a.printOverview)
+	}
+	return show(body, a.printStatus)
+}
+
+func show[T any](body []byte, print func(T)) error {
+	var st T
+	if err := json.Unmarshal(body, &st); err != nil {
+		return fmt.Errorf("read the status: %w", err)
+	}
+	print(st)
 	return nil
 }
 
-func (a *app) printStatus(st agent.Status) {
-	now := time.Now()
+func (a *app) askStatus(ctx context.Context, address string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", nil)
+	if err != nil {
+		return nil, usage("address %q: %w", address, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the status at %s: %w; is it running?", address, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the status at %s: %w", address, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask for the status at %s: %s; is it a myelin agent or registrar?", address, resp.Status)
+	}
+	return body, nil
+}
+
+// printOverview shows a registrar that is no agent's.
+func (a *app) printOverview(o registrar.Overview) {
+	a.printHead(fmt.Sprintf("registrar %s of instance %s", o.Version, o.Instance), o.Ready, o.Started, o.Config, o.Waiting)
+	a.printSessions(o.ZooKeeper)
+	a.printRegistrations(o.Services)
+}
+
+func (a *app) printHead(who string, ready bool, started time.Time, file string, waiting []string) {
 	state := "ready"
-	if !st.Ready {
+	if !ready {
 		state = "not ready"
 	}
-	fmt.Fprintf(a.out, "agent %s, %s, up %s, configuration %s\n", st.Version, state, age(now, st.Started), st.Config)
-	for _, w := range st.Waiting {
+	fmt.Fprintf(a.out, "%s, %s, up %s, configuration %s\n", who, state, age(time.Now(), started), file)
+	for _, w := range waiting {
 		fmt.Fprintln(a.out, "  waiting:", w)
 	}
-	for _, z := range st.ZooKeeper {
+}
+
+func (a *app) printSessions(all []discovery.SessionStatus) {
+	now := time.Now()
+	for _, z := range all {
 		if z.Connected {
 			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s%s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout,
 				map[bool]string{true: ", one watch per node"}[z.Classic])
@@ -92,6 +148,12 @@ func (a *app) printStatus(st agent.Status) {
 			fmt.Fprintf(a.out, "zookeeper %s: NOT CONNECTED for %s, what was known stays in force: %s\n", z.Ensemble, age(now, z.Since), z.Error)
 		}
 	}
+}
+
+func (a *app) printStatus(st agent.Status) {
+	now := time.Now()
+	a.printHead("agent "+st.Version, st.Ready, st.Started, st.Config, st.Waiting)
+	a.printSessions(st.ZooKeeper)
 	for _, h := range st.HAProxy {
 		if h.Connected {
 			fmt.Fprintf(a.out, "haproxy %s: version %s, pid %d, answers for %s\n", h.Socket, h.Version, h.Pid, age(now, h.Since))
@@ -177,7 +239,7 @@ func (a *app) printStatus(st agent.Status) {
 	}
 }
 
-// printRegistrations shows what the registrar of the same process looks after.
+// printRegistrations shows what a registrar looks after.
 func (a *app) printRegistrations(all []registrar.ServiceStatus) {
 	if len(all) == 0 {
 		return
@@ -190,19 +252,45 @@ func (a *app) printRegistrations(all []registrar.ServiceStatus) {
 		if s.Registered {
 			registered = s.Node[strings.LastIndex(s.Node, "/")+1:]
 		}
-		notes := []string{}
-		if s.Leaving {
-			notes = append(notes, "leaving")
-		}
-		if s.Problem != "" {
-			notes = append(notes, s.Problem)
-		}
-		for _, c := range s.Checks {
-			if c.Error != "" {
-				notes = append(notes, c.Check+": "+c.Error)
-			}
-		}
-		t.row(s.Service, s.Path, s.State, age(now, s.Since), registered, strings.Join(notes, "; "))
+		t.row(s.Service, s.Path, s.State, age(now, s.Since), registered, strings.Join(registrationNotes(s, now), "; "))
 	}
 	t.flush()
+}
+
+// registrationNotes are what an operator should know of a registration beside its state.
+func registrationNotes(s registrar.ServiceStatus, now time.Time) (notes []string) {
+	if m := s.Maintenance; m != nil {
+		notes = append(notes, maintenanceNote(*m, now))
+	}
+	if s.Draining.After(now) {
+		notes = append(notes, "drains for "+age(s.Draining, now))
+	} else if s.Leaving {
+		notes = append(notes, "leaving")
+	}
+	if s.Registered && s.Weight > 0 && s.Weight < 100 {
+		notes = append(notes, fmt.Sprintf("at %d%% of its weight", s.Weight))
+	}
+	if s.Problem != "" {
+		notes = append(notes, s.Problem)
+	}
+	for _, c := range s.Checks {
+		if c.Error != "" {
+			notes = append(notes, c.Check+": "+c.Error)
+		}
+	}
+	return notes
+}
+
+func maintenanceNote(m registrar.Maintenance, now time.Time) string {
+	note := "in maintenance"
+	if !m.Until.IsZero() {
+		note += " for another " + age(m.Until, now)
+	}
+	if m.Author != "" {
+		note += ", by " + m.Author
+	}
+	if m.Reason != "" {
+		note += ": " + m.Reason
+	}
+	return note
 }

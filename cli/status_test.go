@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,4 +39,49 @@ func TestStatusOfTroubles(t *testing.T) {
 	} {
 		require.Regexp(t, line, out.String())
 	}
+}
+
+// TestStatusOfRegistrar: a registrar alone is shown as what it is, by its file or by its address.
+func TestStatusOfRegistrar(t *testing.T) {
+	pages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte(`{"version": "1.0", "config": "/etc/r.toml", "instance": "web-1", "ready": false, "waiting": ["service web: its checks have not decided"],
+			"zookeeper": [{"ensemble": "zk1:2181", "connected": true, "server": "10.0.0.1:2181", "session": "0x1", "session_timeout": "12s"}],
+			"services": [
+				{"service": "web", "path": "/services/web", "state": "up", "registered": true, "node": "/services/web/web-1_0000000007", "weight_percent": 40},
+				{"service": "db", "path": "/services/db", "state": "down", "checks": [{"check": "tcp", "error": "refused"}]},
+				{"service": "old", "path": "/services/old", "state": "up", "maintenance": {"author": "ann", "reason": "new disk", "until": "2999-01-01T00:00:00Z"}}]}`))
+	}))
+	defer pages.Close()
+	address := strings.TrimPrefix(pages.URL, "http://")
+	file := filepath.Join(t.TempDir(), "r.toml")
+	require.NoError(t, os.WriteFile(file, []byte("instance_id = \"web-1\"\nadmin = { listen = \""+address+"\" }\n[zookeeper]\nhosts = [\"zk1\"]\n"+
+		"[services.web]\nhost = \"10.0.0.5\"\nport = 80\nzk_path = \"/services/web\"\nchecks = [{ type = \"tcp\" }]\n"), 0o644))
+	for _, where := range [][]string{{"-c", file}, {"--address", address}} {
+		var out, errs bytes.Buffer
+		code := Main(append([]string{"status"}, where...), &out, &errs)
+		require.Zero(t, code, errs.String())
+		for _, line := range []string{
+			`registrar 1\.0 of instance web-1, not ready, .*, configuration /etc/r\.toml\n  waiting: service web: its checks have not decided`,
+			`zookeeper zk1:2181: connected to 10\.0\.0\.1:2181`,
+			`web +/services/web +up .* web-1_0000000007 +at 40% of its weight`,
+			`db +/services/db +down .* no +tcp: refused`,
+			`old +/services/old +up .* no +in maintenance for another \d+d\d+h, by ann: new disk`,
+		} {
+			require.Regexp(t, line, out.String())
+		}
+		require.NotContains(t, out.String(), "agent")
+		require.NotContains(t, out.String(), "BACKEND")
+	}
+
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(string(mustRead(t, file)), address, "off", 1)), 0o644))
+	var out, errs bytes.Buffer
+	require.Equal(t, 1, Main([]string{"status", "-c", file}, &out, &errs))
+	require.Contains(t, errs.String(), "admin.listen is off, so the registrar cannot be asked")
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return text
 }

@@ -28,14 +28,14 @@ type wrapper struct {
 
 // startCommand starts the command of the registrar, if there is one. Signals are caught from now on, those that come
 // before run are passed on then.
-func (a *app) startCommand(command []string, stopTimeout time.Duration, r *registrarRole) (*wrapper, error) {
+func (a *app) startCommand(command, environment []string, stopTimeout time.Duration, r *registrarRole) (*wrapper, error) {
 	if len(command) == 0 {
 		return nil, nil
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, forwarded()...)
 	release := func() { signal.Stop(signals) }
-	c, err := child.Start(command, childEnvironment(os.Environ()))
+	c, err := child.Start(command, environment)
 	if err != nil {
 		release()
 		var start *child.StartError
@@ -51,13 +51,18 @@ func (a *app) startCommand(command []string, stopTimeout time.Duration, r *regis
 	}, nil
 }
 
-// childEnvironment is what the service gets of our environment: all but what systemd has for its main process, which
-// is this one. A service that answered for it would say that it is ready, or alive, in our name.
-func childEnvironment(ours []string) []string {
-	return slices.DeleteFunc(slices.Clone(ours), func(v string) bool {
+// childEnvironment is what the service gets of our environment, and where it can reach us, unless control is empty. It
+// does not get what systemd has for its main process, which is this one: a service that answered for it would say that
+// it is ready, or alive, in our name.
+func childEnvironment(ours []string, control string) []string {
+	env := slices.DeleteFunc(slices.Clone(ours), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return name == "NOTIFY_SOCKET" || name == "WATCHDOG_PID" || name == "WATCHDOG_USEC"
+		return name == "NOTIFY_SOCKET" || name == "WATCHDOG_PID" || name == "WATCHDOG_USEC" || name == controlVariable
 	})
+	if control != "" {
+		env = append(env, controlVariable+"="+control)
+	}
+	return env
 }
 
 // run looks after the registrations and the child until the child has ended. When ctx ends, the services are withdrawn

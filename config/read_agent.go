@@ -9,7 +9,6 @@ import (
 )
 
 const (
-	defaultStateDir        = "/var/lib/myelin"
 	DefaultAdminListen     = "127.0.0.1:3213" // where an agent serves its status, unless told otherwise
 	DefaultRegistrarListen = "127.0.0.1:3214" // and a registrar
 )
@@ -29,7 +28,7 @@ func (r *reader) agent(d *document) *Agent {
 	root.given("service_conf_dir")
 	root.flag("strict", false)
 	a.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
-	a.StateDir = root.filePath("state_dir", defaultStateDir)
+	a.StateDir = root.filePath("state_dir", DefaultStateDir)
 	a.Registrar = root.beside("registrar")
 	a.Admin = root.admin(DefaultAdminListen)
 	a.Log = root.log()

@@ -14,7 +14,9 @@ import (
 )
 
 // checkTypes are the types of checks there are, without their aliases.
-func checkTypes() []string { return []string{"http", "tcp", "grpc", "exec", "ttl", "noop"} }
+func checkTypes() []string {
+	return []string{"http", "tcp", "grpc", "exec", "redis", "mysql", "postgres", "amqp", "zookeeper", "ttl", "noop"}
+}
 
 func useCheckTypes() string {
 	all := checkTypes()
@@ -35,13 +37,18 @@ func (t *table) check(g Registration) Check {
 		c.Port = p
 	}
 	c.Interval = t.duration("interval", 0, positive)
+	if t.value("share") != nil {
+		share := int(t.whole("share", 1, 0, 1000))
+		c.Share = &share
+	}
 	if !t.require("type", useCheckTypes()) {
 		t.skip()
 		return c
 	}
+	kind := c.Type // of an alias it is replaced
 	t.checkOfType(&c, g)
 	if c.Name == "" {
-		c.Name = fmt.Sprintf("%s %s-%s", g.Name, c.Type, c.target())
+		c.Name = fmt.Sprintf("%s %s-%s", g.Name, kind, c.target())
 	}
 	return c
 }
@@ -61,7 +68,9 @@ func (t *table) checkOfType(c *Check, g Registration) {
 		t.ttlCheck(c, g)
 	case "noop":
 	default:
-		t.otherCheck(c)
+		if !t.serverCheck(c) {
+			t.otherCheck(c)
+		}
 	}
 }
 
@@ -349,12 +358,10 @@ func (t *table) otherCheck(c *Check) {
 	}
 	said := "check type " + t.at("type").describe(join(t.path, "type"))
 	switch c.Type {
-	case "redis", "mysql", "postgres", "amqp", "rabbitmq", "zookeeper":
-		t.fail("type", said+" is not available in this version of Myelin", useCheckTypes())
 	case "ssl":
 		t.fail("type", said+" is not known", `write type = "https"`)
 	default:
-		if near := nearest(c.Type, append(checkTypes(), "https")); near != "" {
+		if near := nearest(c.Type, append(checkTypes(), "https", "rabbitmq")); near != "" {
 			t.fail("type", said+" is not known", "did you mean "+near+"?")
 			return
 		}

@@ -26,11 +26,12 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.Log = root.log()
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
+	g.MaxConcurrentChecks = int(root.whole("max_concurrent_checks", 0, 1, 100_000))
 
 	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
 	g.Statsd = root.statsd()
-	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, defaultStateDir))
+	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, DefaultStateDir))
 	g.Admin = root.admin(DefaultRegistrarListen)
 	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
 	g.StopTimeout = root.duration("stop_timeout", 0, positive)
@@ -143,6 +144,7 @@ func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	if n := t.given("checks"); len(g.Checks) == 0 && !g.CheckMocked && (n == nil || !n.broken) {
 		t.warn("checks", "there are no checks, so the service always counts as healthy, as in Nerve", `add checks, or write check_mocked = true`)
 	}
+	t.health(&g)
 	g.Weight = t.weight()
 	if t.value("haproxy_server_options") != nil {
 		s := t.str("haproxy_server_options", "")

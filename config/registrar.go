@@ -2,6 +2,9 @@ package config
 
 import "time"
 
+// DefaultStateDir is state_dir of both files.
+const DefaultStateDir = "/var/lib/myelin"
+
 // Registrar is the registrar's file: Nerve's schema plus what is new in Myelin.
 type Registrar struct {
 	Path string
@@ -19,6 +22,7 @@ type Registrar struct {
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
+	MaxConcurrentChecks       int // 0: the registrar's default
 	Strict                    bool
 }
 
@@ -42,6 +46,8 @@ type Registration struct {
 	CheckInterval time.Duration // default 0.5 s, as in Nerve
 	Checks        []Check
 	CheckMocked   bool
+	Combine       string   // any, weighted; empty: all
+	Damping       *Damping // nil: none
 
 	Weight        *int
 	ServerOptions *string        // haproxy_server_options; nil: absent
@@ -62,6 +68,12 @@ type Registration struct {
 	Payload []string // default ["nerve"]
 }
 
+// Damping holds back a service that goes up and down too often.
+type Damping struct {
+	Suppress, Reuse   float64 // above 0; Reuse is below Suppress
+	HalfLife, MaxHold time.Duration
+}
+
 // RateLimiting is Nerve's limit on changes of state.
 type RateLimiting struct {
 	AverageRate, MaxBurst float64 // 0: no limit
@@ -78,6 +90,7 @@ type Check struct {
 	Rise     int
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
+	Share    *int          // of the weight, 0: only shown; nil: 1
 
 	// http, tcp, grpc
 	Socket string // a Unix socket instead of Host and Port; empty: none
@@ -109,8 +122,14 @@ type Check struct {
 
 	TTL time.Duration // ttl
 
-	// rabbitmq, redis and other logins; later types add theirs
-	Username, Password string
+	// redis, mysql, postgres, amqp
+	Username     string
+	Password     Secret
+	PasswordFile string // holds the password, instead of Password; read again for each check
+	Role         string // redis: master or replica
+	Database     string // postgres
+	VirtualHost  string // amqp
+	Word         string // zookeeper: srvr or ruok
 }
 
 // StatusRange is a range of HTTP statuses. Both ends belong to it.

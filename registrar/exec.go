@@ -71,7 +71,7 @@ func (c Exec) Check(ctx context.Context) error {
 	err = cmd.Start()
 	if err != nil {
 		out.close()
-		return fmt.Errorf("run %s: %w", program, plain(err))
+		return fmt.Errorf("run %s: %w", program, fact(err))
 	}
 	err = cmd.Wait()
 	// What the program started and left behind goes as well. Its group cannot be another's by now: the kernel gives the
@@ -88,7 +88,7 @@ func (c Exec) verdict(ctx context.Context, state *os.ProcessState, err error, sa
 	case ctx.Err() != nil:
 		return told("killed", said, context.Cause(ctx))
 	case state == nil:
-		return fmt.Errorf("wait for %s: %w", c.o.Command[0], plain(err))
+		return fmt.Errorf("wait for %s: %w", c.o.Command[0], fact(err))
 	}
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return told("ended by signal: "+status.Signal().String(), said, nil)
@@ -148,8 +148,8 @@ func (c Exec) find() (string, error) {
 	return "", fmt.Errorf("run %s: it is not in the PATH %s", name, cmp.Or(path, "(empty)"))
 }
 
-// plain takes the path and the system call out of an error, which have been said.
-func plain(err error) error {
+// fact takes the path and the system call out of an error, which have been said.
+func fact(err error) error {
 	var path *os.PathError
 	var sys *os.SyscallError
 	switch {

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -20,18 +20,23 @@ func ServeIfAsked() {
 	if name == "" {
 		return
 	}
-	if err := serve(name, os.Getenv(sampleVariable+"_ADDR")); err != nil {
+	delay, _ := time.ParseDuration(os.Getenv(sampleVariable + "_DELAY"))
+	if err := serve(name, os.Getenv(sampleVariable+"_ADDR"), delay); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-// serve answers "/" with its name, "/health" with 200 or 503, and takes its health from "/fail" and "/recover".
-func serve(name, addr string) error {
+// serve answers "/" with its name after a delay, "/health" with 200 or 503, and takes its health from "/fail" and
+// "/recover".
+func serve(name, addr string, delay time.Duration) error {
 	var failing atomic.Bool
 	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, name) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(delay)
+		fmt.Fprintln(w, name)
+	})
 	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
 		if failing.Load() {
 			http.Error(w, "not well", http.StatusServiceUnavailable)
@@ -48,21 +53,33 @@ func serve(name, addr string) error {
 type Service struct {
 	*Process
 	Port int
+	addr netip.AddrPort
+}
+
+// SampleCommand is how to start the calling program again as a sample service: the program, and what is to be added to
+// its environment. Each answer comes after the delay. The service ends with the first signal, whatever it is doing.
+func SampleCommand(name, addr string, delay time.Duration) (program string, env []string, err error) {
+	program, err = os.Executable()
+	return program, []string{sampleVariable + "=" + name, sampleVariable + "_ADDR=" + addr, sampleVariable + "_DELAY=" + delay.String()}, err
 }
 
 // StartService starts the calling program again as a sample service on a port of 127.0.0.1, and returns when it
 // answers.
 func StartService(dir, name string, port int) (*Service, error) {
-	self, err := os.Executable()
+	return StartServiceAt(dir, name, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port)), 0)
+}
+
+// StartServiceAt is StartService for any address, and with a delay of each answer.
+func StartServiceAt(dir, name string, addr netip.AddrPort, delay time.Duration) (*Service, error) {
+	self, env, err := SampleCommand(name, addr.String(), delay)
 	if err != nil {
 		return nil, fmt.Errorf("start service %s: %w", name, err)
 	}
-	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	p, err := Start(dir, name, []string{sampleVariable + "=" + name, sampleVariable + "_ADDR=" + addr}, self)
+	p, err := Start(dir, name, env, self)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Process: p, Port: port}
+	s := &Service{Process: p, Port: int(addr.Port()), addr: addr}
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		resp, err := http.Get(s.url("/health"))
@@ -78,7 +95,7 @@ func StartService(dir, name string, port int) (*Service, error) {
 	}
 }
 
-func (s *Service) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", s.Port, path) }
+func (s *Service) url(path string) string { return fmt.Sprintf("http://%s%s", s.addr, path) }
 
 // Fail makes the service's health check fail; it goes on answering requests.
 func (s *Service) Fail() error { return s.post("/fail") }
