@@ -17,6 +17,9 @@ func checks(s config.Registration, board *registrar.Reports) ([]registrar.Check,
 	for _, c := range s.Checks {
 		check := registrar.Check{Name: c.Name, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall, Interval: c.Interval}
 		var err error
+		if c.Share != nil {
+			check.Share, check.Shown = *c.Share, *c.Share == 0
+		}
 		switch c.Type {
 		case "http":
 			o := httpOptions(c)
@@ -64,7 +67,7 @@ func execOptions(s config.Registration, c config.Check) registrar.ExecOptions {
 		"MYELIN_SERVICE": s.Name, "MYELIN_CHECK": c.Name, "MYELIN_HOST": c.Host, "MYELIN_PORT": strconv.Itoa(int(c.Port)),
 	}
 	maps.Copy(env, c.Env)
-	o := registrar.ExecOptions{Command: c.Command}
+	o := registrar.ExecOptions{Command: c.Command, WarnExit: c.WarnExit, WarnWeight: c.WarnWeight}
 	if c.Shell {
 		o.Command = append([]string{"/bin/sh", "-c"}, c.Command...)
 	}
@@ -81,4 +84,16 @@ func checkTLS(c config.Check) *registrar.TLSOptions {
 	return &registrar.TLSOptions{
 		Verify: !c.TLS.NoVerify, CA: c.TLS.CA, ServerName: c.TLS.ServerName, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
 	}
+}
+
+// combination is what the checks of a service amount to together.
+func combination(name string) registrar.Combination {
+	return map[string]registrar.Combination{"any": registrar.CombineAny, "weighted": registrar.CombineWeighted}[name]
+}
+
+func damping(d *config.Damping) *registrar.Damping {
+	if d == nil {
+		return nil
+	}
+	return &registrar.Damping{Suppress: d.Suppress, Reuse: d.Reuse, HalfLife: d.HalfLife, MaxHold: d.MaxHold}
 }
