@@ -148,7 +148,7 @@ func TestNobodyWaitsForTheMark(t *testing.T) {
 		require.Equal(t, []string{"withdraw /services/user-api/web-1_"}, s.dir.requests())
 	})
 	politely(t, func(o *Options) { o.Services[0].Leave.Drain = 0 }, func(s *stage) {
-		s.dir.fail(refused, lost, refused)
+		s.dir.fail(refused, lost)
 		require.Less(t, s.stop(), markLimit)
 		s.nodes()
 		require.Equal(t, "set "+leavingNode+" v1 leaving", s.dir.requests()[0])
