@@ -67,7 +67,7 @@ func execOptions(s config.Registration, c config.Check) registrar.ExecOptions {
 		"MYELIN_SERVICE": s.Name, "MYELIN_CHECK": c.Name, "MYELIN_HOST": c.Host, "MYELIN_PORT": strconv.Itoa(int(c.Port)),
 	}
 	maps.Copy(env, c.Env)
-	o := registrar.ExecOptions{Command: c.Command}
+	o := registrar.ExecOptions{Command: c.Command, WarnExit: c.WarnExit, WarnWeight: c.WarnWeight}
 	if c.Shell {
 		o.Command = append([]string{"/bin/sh", "-c"}, c.Command...)
 	}

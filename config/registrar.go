@@ -117,6 +117,9 @@ type Check struct {
 	Shell   bool // Command is one text for a shell
 	Env     map[string]string
 
+	WarnExit   int // exit status that means less traffic; 0: none
+	WarnWeight int // percent of the weight then
+
 	TTL time.Duration // ttl
 
 	// redis, mysql, postgres, amqp

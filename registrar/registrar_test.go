@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,15 +266,15 @@ func TestNodeLost(t *testing.T) {
 		within time.Duration
 		reason string
 	}{
-		{"deleted", func(d *fakeDirectory) { d.clear(true) }, 2 * repairPause, "event"},
-		{"deleted, and nobody told", func(d *fakeDirectory) { d.clear(false) }, auditEvery, "audit"},
-		{"session expired", func(d *fakeDirectory) { d.expire() }, 2 * repairPause, "event"},
+		{"deleted", func(d *fakeDirectory) { d.clear(true) }, 2 * repairPause, "missing"},
+		{"deleted, and nobody told", func(d *fakeDirectory) { d.clear(false) }, auditEvery, "missing"},
+		{"session expired", func(d *fakeDirectory) { d.expire() }, 2 * repairPause, "expired"},
 		{"lost in an outage, and then a failure", func(d *fakeDirectory) {
 			d.goAway()
 			d.expire()
 			d.fail(refused)
 			d.comeBack()
-		}, 2*repairPause + backoffMin, "retry"},
+		}, 2*repairPause + backoffMin, "expired"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			play(t, nil, func(s *stage) {
@@ -285,7 +286,12 @@ func TestNodeLost(t *testing.T) {
 				s.wait(c.within)
 				s.nodes("/services/user-api/web-1_0002 v1")
 				s.metric("repairs_total "+c.reason+" user-api 1", "myelin_registrar_repairs_total")
-				require.Contains(t, s.messages(), "info service is registered again node=/services/user-api/web-1_0002 reason="+c.reason)
+				said := slices.DeleteFunc(s.messages(), func(m string) bool { return !strings.Contains(m, "registered") })
+				require.Equal(t, []string{"info service is registered again node=/services/user-api/web-1_0002 reason=" + c.reason}, said, "once")
+				status := s.Status()[0]
+				require.Equal(t, map[string]int{c.reason: 1}, status.Repairs)
+				require.Equal(t, "/services/user-api/web-1_0001", status.LastRepair.Node)
+				require.False(t, status.LastRepair.At.IsZero())
 			})
 		})
 	}
@@ -965,7 +971,7 @@ myelin_registrar_registered{service="user-api"} 1
 		m.stalled(time.Second)
 		m.held("a", true)
 		m.present("a", true)
-		m.repaired("a", whyAudit)
+		m.repaired("a", discovery.FoundMissing)
 		return reg
 	}())
 	require.NoError(t, err)
@@ -984,7 +990,7 @@ func TestLogFields(t *testing.T) {
 }
 
 // TestConverges: whatever happens, when all is quiet the directory holds exactly one node, with the latest data, if
-// the service is healthy, and none if it is not; and none after the end.
+// the service is healthy and in no maintenance, and none if it is not; and none after the end.
 func TestConverges(t *testing.T) {
 	type step struct {
 		what string
@@ -992,18 +998,19 @@ func TestConverges(t *testing.T) {
 	}
 	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			rapid.SampledFrom([]string{"pass", "fail", "away", "back", "expire", "delete", "delete silently", "refuse", "lose", "reload", "remove", "wait"}).Draw(t, "what"),
+			rapid.SampledFrom([]string{"pass", "fail", "away", "back", "expire", "delete", "delete silently", "refuse", "lose", "reload", "remove", "maintain", "enable", "wait"}).Draw(t, "what"),
 			time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond,
 		}
 	}), 0, 40)
 	rapid.Check(t, func(rt *rapid.T) {
 		script := steps.Draw(rt, "script")
-		healthy, configured := true, true
+		healthy, configured, maintained := true, true, false
 		var problem string
 		// Drawn out here, played in there: a failure inside of a bubble could not be made smaller.
-		play(t, nil, func(s *stage) {
-			sv := s.service()
-			sv.Registration.Data = []byte("v0")
+		play(t, polite, func(s *stage) {
+			sv := s.politeService()
+			sv.Registration.Data, sv.Render = []byte("v0"), rendered{"v0"}
+			sv.SlowStart = 10 * time.Second
 			for i, st := range script {
 				switch st.what {
 				case "pass":
@@ -1026,6 +1033,7 @@ func TestConverges(t *testing.T) {
 					s.dir.fail(lost, lost)
 				case "reload":
 					sv.Registration.Data = fmt.Appendf(nil, "v%d", i+1)
+					sv.Render = rendered{string(sv.Registration.Data)}
 					if i%2 == 0 {
 						sv.Checks[0].Fall = 1 + sv.Checks[0].Fall%4
 					}
@@ -1034,6 +1042,15 @@ func TestConverges(t *testing.T) {
 				case "remove":
 					require.NoError(t, s.Reload(nil))
 					configured = false
+				case "maintain", "enable":
+					maintained = st.what == "maintain"
+					set := s.EndMaintenance
+					if maintained {
+						set = func(name string) error { return s.Maintain(name, Maintenance{}) }
+					}
+					if err := set("user-api"); err != nil {
+						maintained = false // it is not configured, and nothing is known of it
+					}
 				}
 				s.wait(st.wait)
 			}
@@ -1044,12 +1061,12 @@ func TestConverges(t *testing.T) {
 			s.dir.fail()
 			s.wait(time.Minute)
 			want := 0
-			if healthy && configured {
+			if healthy && configured && !maintained {
 				want = 1
 			}
 			got := s.dir.list()
 			if len(got) != want {
-				problem = fmt.Sprintf("healthy %t, configured %t: %q", healthy, configured, got)
+				problem = fmt.Sprintf("healthy %t, configured %t, in maintenance %t: %q", healthy, configured, maintained, got)
 			} else if want == 1 && !strings.HasSuffix(got[0], " "+string(sv.Registration.Data)) {
 				problem = fmt.Sprintf("%q, not %s", got, sv.Registration.Data)
 			}

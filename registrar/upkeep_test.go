@@ -10,7 +10,7 @@ import (
 )
 
 // TestUpkeep plays transcripts. A line is what happens, then what is asked next: "publish REASON", "withdraw REASON",
-// "in DURATION" or "nothing". There is no jitter.
+// "mark REASON", "in DURATION" or "nothing". There is no jitter, and a mark stands for 500 ms.
 func TestUpkeep(t *testing.T) {
 	for _, c := range []struct{ name, transcript string }{
 		{"publish, then an audit every 30 s", `
@@ -135,6 +135,97 @@ func TestUpkeep(t *testing.T) {
 			ok             in 30s
 			down           withdraw health
 			changed        withdraw health`},
+		{"who leaves on purpose says so first", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			leave          mark leave
+			begin          nothing
+			event          nothing
+			ok             in 500ms
+			event          in 500ms
+			leave          in 500ms
+			down           in 500ms
+			wait 500ms     withdraw leave
+			begin          nothing
+			fail           in 50ms
+			event          in 100ms
+			wait 100ms     withdraw event
+			begin          nothing
+			ok             nothing
+			event          nothing
+			leave          nothing`},
+		{"a mark that cannot be set is tried for a second", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			leave          mark leave
+			begin          nothing
+			fail           in 50ms
+			wait 50ms      mark retry
+			begin          nothing
+			wait 960ms     nothing
+			fail           in 100ms
+			wait 100ms     withdraw retry
+			begin          nothing
+			ok             nothing`},
+		{"what was never published, or has failed, is not marked", `
+			leave          nothing
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			down           withdraw health
+			leave          withdraw health
+			begin          nothing
+			ok             nothing`},
+		{"what a process before has left goes when the service is not to be there", `
+			inherit        nothing
+			leave 0s       withdraw leave
+			begin          nothing
+			ok             nothing`},
+		{"a mark is taken back by who stays after all", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			leave          mark leave
+			begin          nothing
+			ok             in 500ms
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			event          in 100ms
+			leave          mark leave
+			begin          nothing
+			up             nothing
+			ok             publish health`},
+		{"who is dead does not wait", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			hasten         in 30s
+			leave          mark leave
+			begin          nothing
+			ok             in 500ms
+			hasten         withdraw leave
+			begin          nothing
+			hasten         nothing
+			ok             nothing`},
+		{"the end of the process ends a pause, and not a notice", `
+			up             publish health
+			begin          nothing
+			ok             in 30s
+			urge           in 30s
+			leave          mark leave
+			begin          nothing
+			ok             in 500ms
+			urge           in 500ms
+			wait 500ms     withdraw leave
+			begin          nothing
+			fail           in 50ms
+			urge           withdraw retry
+			begin          nothing
+			ok             nothing
+			urge           nothing`},
 		{"the same decision again is no news", `
 			up             publish health
 			begin          nothing
@@ -159,6 +250,16 @@ func TestUpkeep(t *testing.T) {
 					u.decide(Down, now)
 				case "unknown":
 					u.decide(Unknown, now)
+				case "leave":
+					notice := 500 * time.Millisecond
+					if words[1] == "0s" {
+						event, notice = event+" 0s", 0
+					}
+					u.leave(notice, now)
+				case "hasten":
+					u.hasten(now)
+				case "urge":
+					u.urge(now)
 				case "changed":
 					u.changed(now)
 				case "event":
@@ -188,6 +289,8 @@ func asked(u *upkeep, now time.Time) string {
 	switch o, wait := u.next(now); {
 	case o == publish:
 		return "publish " + u.why
+	case o == mark:
+		return "mark " + u.why
 	case o == withdraw:
 		return "withdraw " + u.why
 	case wait >= 0:
