@@ -229,8 +229,9 @@ func (r *rig) many(n int, do func(i int) error) {
 func (r *rig) fill(n int, prefix string) (nodes []string) {
 	r.b.Helper()
 	nodes = make([]string, n)
-	r.many(n, func(i int) (err error) {
-		nodes[i], err = r.session.Publish(context.Background(), registration(fmt.Sprintf("%s%04d", prefix, i), i, r.old), "")
+	r.many(n, func(i int) error {
+		made, err := r.session.Publish(context.Background(), registration(fmt.Sprintf("%s%04d", prefix, i), i, r.old), "")
+		nodes[i] = made.Node
 		return err
 	})
 	return nodes
@@ -291,7 +292,7 @@ func (r *rig) changes(n, changes int) map[string]float64 {
 		r.until(func() bool { return r.served(server) })
 		joins = append(joins, ms(time.Since(began)))
 		began = time.Now()
-		require.NoError(r.b, r.session.Withdraw(context.Background(), reg, node))
+		require.NoError(r.b, r.session.Withdraw(context.Background(), reg, node.Node))
 		r.until(func() bool { return !r.served(server) })
 		leaves = append(leaves, ms(time.Since(began)))
 	}

@@ -85,7 +85,7 @@ func (w *world) publishAsNerve(name string, port int) (withdraw func()) {
 	require.NoError(w.t, err)
 	return func() {
 		w.t.Helper()
-		require.NoError(w.t, w.session.Withdraw(context.Background(), r, node))
+		require.NoError(w.t, w.session.Withdraw(context.Background(), r, node.Node))
 	}
 }
 

@@ -17,6 +17,9 @@ func checks(s config.Registration, board *registrar.Reports) ([]registrar.Check,
 	for _, c := range s.Checks {
 		check := registrar.Check{Name: c.Name, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall, Interval: c.Interval}
 		var err error
+		if c.Share != nil {
+			check.Share, check.Shown = *c.Share, *c.Share == 0
+		}
 		switch c.Type {
 		case "http":
 			o := httpOptions(c)
@@ -64,7 +67,7 @@ func execOptions(s config.Registration, c config.Check) registrar.ExecOptions {
 		"MYELIN_SERVICE": s.Name, "MYELIN_CHECK": c.Name, "MYELIN_HOST": c.Host, "MYELIN_PORT": strconv.Itoa(int(c.Port)),
 	}
 	maps.Copy(env, c.Env)
-	o := registrar.ExecOptions{Command: c.Command}
+	o := registrar.ExecOptions{Command: c.Command, WarnExit: c.WarnExit, WarnWeight: c.WarnWeight}
 	if c.Shell {
 		o.Command = append([]string{"/bin/sh", "-c"}, c.Command...)
 	}

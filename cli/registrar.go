@@ -242,7 +242,7 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	}
 	r.Registrar = registrar.New(registrar.Options{
 		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
-		Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
+		MaxConcurrentChecks: c.MaxConcurrentChecks, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
@@ -336,6 +336,7 @@ func (r *registrarRole) reload(path string) error {
 	r.reports.Retain(services)
 	r.file = f
 	settings := []setting{
+		{"max_concurrent_checks", r.began.MaxConcurrentChecks, c.MaxConcurrentChecks},
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
@@ -416,7 +417,8 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 		out = append(out, registrar.Service{
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
-			Render: nerveRenderer{payload}, SlowStart: s.SlowStart, RateLimit: rateLimit(s.RateLimiting),
+			Combine: combination(s.Combine), Damping: damping(s.Damping), RateLimit: rateLimit(s.RateLimiting),
+			Render: nerveRenderer{payload}, SlowStart: s.SlowStart,
 			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}

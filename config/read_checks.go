@@ -37,6 +37,10 @@ func (t *table) check(g Registration) Check {
 		c.Port = p
 	}
 	c.Interval = t.duration("interval", 0, positive)
+	if t.value("share") != nil {
+		share := int(t.whole("share", 1, 0, 1000))
+		c.Share = &share
+	}
 	if !t.require("type", useCheckTypes()) {
 		t.skip()
 		return c
@@ -156,8 +160,31 @@ func (t *table) execCheck(c *Check) {
 			c.Env[v.key] = e.header(v.key)
 		}
 	}
+	t.warnExit(c)
 	if c.Name == "" && len(c.Command) > 0 && !c.Shell {
 		c.Name = "exec-" + path.Base(c.Command[0])
+	}
+}
+
+func (t *table) warnExit(c *Check) {
+	c.WarnExit = int(t.whole("warn_exit", 0, 1, 255))
+	weight := int(t.whole("warn_weight", 1, 1, 100))
+	if c.WarnExit != 0 {
+		c.WarnWeight = weight
+	} else if t.value("warn_weight") != nil && t.value("warn_exit") == nil {
+		t.warn("warn_weight", "has no effect without warn_exit", "write warn_exit = 1, or remove it")
+	}
+}
+
+// weightToLower complains about checks that would lower a weight that the service does not have. t is the service's.
+func (t *table) weightToLower(checks []Check) {
+	if n := t.given("weight"); n != nil {
+		return
+	}
+	for _, c := range checks {
+		if c.WarnExit != 0 {
+			t.fail("checks", "check "+quote(c.Name)+" has warn_exit, but the service has no weight to lower", "add weight = 100 to the service, or remove warn_exit")
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.Log = root.log()
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
+	g.MaxConcurrentChecks = int(root.whole("max_concurrent_checks", 0, 1, 100_000))
 
 	root.later("max_repeated_report_failures")
 	g.MaxRepeatedReportFailures = int(root.whole("max_repeated_report_failures", 10, 0, math.MaxInt32))
@@ -139,9 +140,11 @@ func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	for _, c := range t.subs("checks") {
 		g.Checks = append(g.Checks, c.check(g))
 	}
+	t.weightToLower(g.Checks)
 	if n := t.given("checks"); len(g.Checks) == 0 && !g.CheckMocked && (n == nil || !n.broken) {
 		t.warn("checks", "there are no checks, so the service always counts as healthy, as in Nerve", `add checks, or write check_mocked = true`)
 	}
+	t.health(&g)
 	g.Weight = t.weight()
 	if t.value("haproxy_server_options") != nil {
 		s := t.str("haproxy_server_options", "")

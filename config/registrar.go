@@ -22,6 +22,7 @@ type Registrar struct {
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
+	MaxConcurrentChecks       int // 0: the registrar's default
 	Strict                    bool
 }
 
@@ -45,6 +46,8 @@ type Registration struct {
 	CheckInterval time.Duration // default 0.5 s, as in Nerve
 	Checks        []Check
 	CheckMocked   bool
+	Combine       string   // any, weighted; empty: all
+	Damping       *Damping // nil: none
 
 	Weight        *int
 	ServerOptions *string        // haproxy_server_options; nil: absent
@@ -65,6 +68,12 @@ type Registration struct {
 	Payload []string // default ["nerve"]
 }
 
+// Damping holds back a service that goes up and down too often.
+type Damping struct {
+	Suppress, Reuse   float64 // above 0; Reuse is below Suppress
+	HalfLife, MaxHold time.Duration
+}
+
 // RateLimiting is Nerve's limit on changes of state.
 type RateLimiting struct {
 	AverageRate, MaxBurst float64 // 0: no limit
@@ -81,6 +90,7 @@ type Check struct {
 	Rise     int
 	Fall     int
 	Interval time.Duration // 0: the registration's check_interval
+	Share    *int          // of the weight, 0: only shown; nil: 1
 
 	// http, tcp, grpc
 	Socket string // a Unix socket instead of Host and Port; empty: none
@@ -106,6 +116,9 @@ type Check struct {
 	Command []string
 	Shell   bool // Command is one text for a shell
 	Env     map[string]string
+
+	WarnExit   int // exit status that means less traffic; 0: none
+	WarnWeight int // percent of the weight then
 
 	TTL time.Duration // ttl
 

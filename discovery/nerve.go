@@ -104,16 +104,8 @@ func decodeJSON(node string, data []byte) (Instance, error) {
 	}
 
 	in := Instance{Node: node, ID: SequenceID(node), Labels: labels(fields["labels"]), Weight: weight(fields["weight"])}
-	host, ok := fields["host"].(string)
-	if !ok || host == "" {
-		return Instance{}, reject(ReasonHost, "no host")
-	}
-	port, ok := port(fields["port"])
-	if !ok {
-		return Instance{}, reject(ReasonPort, "port is %s, not a number from 1 to 65535", quote(fmt.Sprint(fields["port"])))
-	}
-	if in.Endpoint, err = ParseEndpoint(host, port); err != nil {
-		return Instance{}, reject(ReasonHost, "host %s is %v", quote(host), errHost)
+	if in.Endpoint, err = endpointOf(fields["host"], fields["port"]); err != nil {
+		return Instance{}, err
 	}
 	if in.ServerOptions, err = serverOptions(fields["haproxy_server_options"]); err != nil {
 		return Instance{}, err
@@ -362,11 +354,16 @@ func EncodeNerve(p Payload) ([]byte, error) {
 	if p.Labels != nil {
 		wire.Labels = &p.Labels
 	}
+	return compact(wire, p.Name)
+}
+
+// compact is JSON without blanks, in which nothing is escaped that JSON does not ask for. name tells whose it is.
+func compact(wire any, name string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(wire); err != nil {
-		return nil, fmt.Errorf("encode registration of %s: %w", quote(p.Name), err)
+		return nil, fmt.Errorf("encode registration of %s: %w", quote(name), err)
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

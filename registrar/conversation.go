@@ -87,9 +87,14 @@ func (c *conversation) send(b []byte) error {
 	return nil
 }
 
-// stranger is the error of an answer that is not of the protocol.
+// stranger is the error of an answer that is not of the protocol. It shows the beginning of it, as numbers where it is
+// no text.
 func stranger(protocol string, said []byte) error {
-	return fmt.Errorf("does not speak %s: it says %q", protocol, plain(string(said)))
+	text := plain(string(said))
+	if len(said) > 0 && len(text) < min(len(said), maxWords)/2+1 {
+		return fmt.Errorf("does not speak %s: it sends % x", protocol, said[:min(len(said), 16)])
+	}
+	return fmt.Errorf("does not speak %s: it says %q", protocol, text)
 }
 
 // plain makes a server's text fit for one line of a log: short, valid and without control characters.

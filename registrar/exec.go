@@ -27,9 +27,13 @@ type ExecOptions struct {
 	Command []string
 	// Env are the program's variables, as "NAME=value". Of ours it gets none; without a PATH it gets the usual one.
 	Env []string
+	// WarnExit is the exit status that means that the service works and asks for less traffic, 1 to 255; 0: none does.
+	WarnExit int
+	// WarnWeight is how much of its weight the service has then, in percent, 1 to 100; 0: 1.
+	WarnWeight int
 }
 
-// Exec passes when a program ends with status 0. The program runs in the root folder with its standard input closed, in
+// Exec passes when a program ends with status 0, and is degraded when it ends with WarnExit. The program runs in the root folder with its standard input closed, in
 // a process group of its own, of which nothing is left when the check ends. A process that leaves the group is on its
 // own.
 //
@@ -89,7 +93,11 @@ func (c Exec) verdict(ctx context.Context, state *os.ProcessState, err error, sa
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return told("ended by signal: "+status.Signal().String(), said, nil)
 	}
-	return told(fmt.Sprintf("exit status %d", state.ExitCode()), said, nil)
+	err = told(fmt.Sprintf("exit status %d", state.ExitCode()), said, nil)
+	if c.o.WarnExit != 0 && state.ExitCode() == c.o.WarnExit {
+		return &Degraded{Reason: err.Error(), Percent: c.o.WarnWeight}
+	}
+	return err
 }
 
 // told adds to what happened why it did, and what the program said.

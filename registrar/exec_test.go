@@ -53,6 +53,19 @@ func TestExec(t *testing.T) {
 	}
 }
 
+func TestExecWarns(t *testing.T) {
+	run := func(script string, warnExit, weight int) error {
+		return newExec(t, ExecOptions{Command: []string{"sh", "-c", script}, WarnExit: warnExit, WarnWeight: weight}).Check(t.Context())
+	}
+	require.Equal(t, &Degraded{Reason: "exit status 1: disk is 91 % full", Percent: 20}, run("echo disk is 91 % full; exit 1", 1, 20))
+	require.Equal(t, &Degraded{Reason: "exit status 3"}, run("exit 3", 3, 0))
+	require.NoError(t, run("exit 0", 1, 20))
+	for _, err := range []error{run("exit 2", 1, 20), run("exit 1", 0, 20), run("kill -1 $$", 1, 20)} {
+		require.Error(t, err)
+		require.NotErrorAs(t, err, new(*Degraded))
+	}
+}
+
 func TestExecEnvironment(t *testing.T) {
 	t.Setenv("SECRET", "hunter2")
 	script := "env -u PWD -u _ -u SHLVL | sort | tr '\\n' ' '; exit 1"

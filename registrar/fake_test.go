@@ -29,16 +29,23 @@ const (
 // fakeDirectory behaves as ZooKeeper does, as far as the registrar can tell: sessions own nodes, answers get lost, and
 // while it is away requests block.
 type fakeDirectory struct {
-	mu      sync.Mutex
-	nodes   map[string]fakeNode // by full path
-	session int
-	number  int
-	faults  []fault       // of the next requests
-	back    chan struct{} // closed when it is there again; nil: it is there
-	subs    map[chan struct{}]bool
-	log     []string                 // requests that were carried out, in order
-	least   int                      // fewest nodes since watch was called
-	left    []discovery.Registration // by a process before
+	mu        sync.Mutex
+	nodes     map[string]fakeNode // by full path
+	session   int
+	number    int
+	faults    []fault       // of the next requests
+	back      chan struct{} // closed when it is there again; nil: it is there
+	subs      map[chan struct{}]bool
+	log       []string                 // requests that were carried out, in order
+	published map[string]fakeLeft      // by path and prefix
+	least     int                      // fewest nodes since watch was called
+	left      []discovery.Registration // by a process before
+}
+
+// fakeLeft is what publish has left.
+type fakeLeft struct {
+	name string
+	fakeNode
 }
 
 type fakeNode struct {
@@ -46,9 +53,27 @@ type fakeNode struct {
 	data    string
 }
 
-func (d *fakeDirectory) Publish(ctx context.Context, r discovery.Registration, node string) (string, error) {
-	return d.request(ctx, func() string {
+func (d *fakeDirectory) Publish(ctx context.Context, r discovery.Registration, node string) (discovery.Published, error) {
+	var out discovery.Published
+	for _, r := range r.All() {
+		one, err := d.publish(ctx, r, node)
+		if err != nil {
+			return discovery.Published{}, err
+		}
+		if node = ""; out.Node == "" {
+			out.Node = one.Node
+		}
+		out.Found = append(out.Found, one.Found...)
+	}
+	return out, nil
+}
+
+func (d *fakeDirectory) publish(ctx context.Context, r discovery.Registration, node string) (discovery.Published, error) {
+	var found []discovery.Finding
+	made, err := d.request(ctx, func() string {
 		own := d.own(r)
+		found = d.find(r, own)
+		defer func() { d.remember(r) }()
 		if slices.Contains(own, node) { // this one is kept
 			own = slices.DeleteFunc(own, func(n string) bool { return n == node })
 			own = append([]string{node}, own...)
@@ -74,17 +99,49 @@ func (d *fakeDirectory) Publish(ctx context.Context, r discovery.Registration, n
 		d.put(name, string(r.Data))
 		return name
 	})
+	return discovery.Published{Node: made, Found: found}, err
+}
+
+// find compares what is there with what publish has left. The caller holds mu.
+func (d *fakeDirectory) find(r discovery.Registration, own []string) []discovery.Finding {
+	was, published := d.published[r.Path+"/"+r.Prefix]
+	switch {
+	case !published:
+		return nil
+	case was.session != d.session:
+		return []discovery.Finding{{Reason: discovery.FoundExpired, Node: was.name}}
+	case len(own) == 0:
+		return []discovery.Finding{{Reason: discovery.FoundMissing, Node: was.name}}
+	case d.nodes[own[0]].data != was.data:
+		return []discovery.Finding{{Reason: discovery.FoundData, Node: was.name, Detail: d.nodes[own[0]].data}}
+	}
+	return nil
+}
+
+// remember notes what publish leaves. The caller holds mu.
+func (d *fakeDirectory) remember(r discovery.Registration) {
+	if d.published == nil {
+		d.published = map[string]fakeLeft{}
+	}
+	if own := d.own(r); len(own) > 0 {
+		d.published[r.Path+"/"+r.Prefix] = fakeLeft{own[0], fakeNode{d.session, string(r.Data)}}
+	}
 }
 
 func (d *fakeDirectory) Withdraw(ctx context.Context, r discovery.Registration, node string) error {
-	_, err := d.request(ctx, func() string {
-		d.note("withdraw " + r.Path + "/" + r.Prefix)
-		for _, n := range append(d.own(r), node) {
-			d.remove(n)
-		}
-		return ""
-	})
-	return err
+	var errs []error
+	for _, r := range r.All() {
+		_, err := d.request(ctx, func() string {
+			d.note("withdraw " + r.Path + "/" + r.Prefix)
+			for _, n := range append(d.own(r), node) {
+				d.remove(n)
+			}
+			delete(d.published, r.Path+"/"+r.Prefix)
+			return ""
+		})
+		errs, node = append(errs, err), ""
+	}
+	return errors.Join(errs...)
 }
 
 func (d *fakeDirectory) Standing(r discovery.Registration) (discovery.Registration, bool) {

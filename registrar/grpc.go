@@ -57,7 +57,7 @@ func (c GRPC) Check(ctx context.Context) error {
 	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx,
 		&grpc_health_v1.HealthCheckRequest{Service: c.o.Service}, grpc.MaxCallRecvMsgSize(maxAnswer))
 	if err != nil {
-		return c.failure(ctx, d.failed(), err)
+		return c.failure(ctx, d, err)
 	}
 	return c.verdict(answer.GetStatus())
 }
@@ -81,13 +81,15 @@ func (c GRPC) whose() string {
 	return fmt.Sprintf("service %q", c.o.Service)
 }
 
-// failure words the error of a call. dialled is why there was no connection, if that is so: the library buries it in
-// its own words.
-func (c GRPC) failure(ctx context.Context, dialled, err error) error {
+// failure words the error of a call. The library buries in its own words why there was no connection; the dial knows.
+func (c GRPC) failure(ctx context.Context, d *grpcDial, err error) error {
+	doing, dialled := d.failed()
 	s := status.Convert(err)
 	switch {
 	case dialled != nil:
 		return dialled
+	case ctx.Err() != nil && doing != "":
+		return fmt.Errorf("%s: %w", doing, cause(ctx, err))
 	case ctx.Err() != nil:
 		return cause(ctx, err)
 	case s.Code() == codes.Unimplemented:
@@ -108,6 +110,9 @@ func unavailable(message string) string {
 	case strings.Contains(message, "EOF"), strings.Contains(message, "connection reset"), strings.Contains(message, "broken pipe"):
 		return errClosed.Error()
 	}
+	if _, why, ok := strings.Cut(message, "error reading server preface: "); ok {
+		message = strings.TrimSuffix(why, `"`)
+	}
 	return shorten(strings.Map(printable, message))
 }
 
@@ -119,37 +124,45 @@ type grpcDial struct {
 
 	mu      sync.Mutex
 	dialled bool
+	doing   string // the step under way
 	err     error
 }
 
-func (d *grpcDial) failed() error {
+// failed tells which step is under way, if one is, and which error there was.
+func (d *grpcDial) failed() (doing string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err
+	return d.doing, d.err
 }
 
-// keep remembers the first error.
-func (d *grpcDial) keep(err error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.err = cmp.Or(d.err, err)
+// step makes a step, and keeps the first error of all.
+func (d *grpcDial) step(doing string, f func() error) error {
+	d.set(doing, nil)
+	err := f()
+	d.set("", err)
 	return err
 }
 
-// dial is called by the library.
-func (d *grpcDial) dial(context.Context, string) (net.Conn, error) {
+func (d *grpcDial) set(doing string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.doing, d.err = doing, cmp.Or(d.err, err)
+}
+
+// dial is called by the library, again when the connection breaks at once. One check has one connection.
+func (d *grpcDial) dial(context.Context, string) (conn net.Conn, err error) {
 	d.mu.Lock()
 	again := d.dialled
 	d.dialled = true
 	d.mu.Unlock()
-	if again {
-		return nil, d.keep(fmt.Errorf("read answer: %w", errClosed)) // one check, one connection
-	}
-	conn, err := d.to.dial(d.ctx, 0)
-	if err != nil {
-		return nil, d.keep(err)
-	}
-	return conn, nil
+	err = d.step(fmt.Sprintf("connect %s", d.to), func() error {
+		if again {
+			return fmt.Errorf("read answer: %w", errClosed)
+		}
+		conn, err = d.to.dial(d.ctx, 0)
+		return err
+	})
+	return conn, err
 }
 
 // authority is what the request calls the server.
@@ -174,16 +187,19 @@ type grpcTLS struct{ d *grpcDial }
 var errNoHTTP2 = errors.New("the server does not offer HTTP/2 over TLS")
 
 func (t *grpcTLS) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, err := t.d.tls.open(t.d.ctx, conn, t.d.to, "h2")
+	var c *tls.Conn
+	err := t.d.step(fmt.Sprintf("open TLS with %s", t.d.to), func() (err error) {
+		c, err = t.d.tls.open(t.d.ctx, conn, t.d.to, "h2")
+		if err == nil && c.ConnectionState().NegotiatedProtocol != "h2" {
+			c.Close()
+			err = errNoHTTP2
+		}
+		return err
+	})
 	if err != nil {
-		return nil, nil, t.d.keep(err)
+		return nil, nil, err
 	}
-	state := c.ConnectionState()
-	if state.NegotiatedProtocol != "h2" {
-		c.Close()
-		return nil, nil, t.d.keep(errNoHTTP2)
-	}
-	return c, tlsInfo(state), nil
+	return c, tlsInfo(c.ConnectionState()), nil
 }
 
 func tlsInfo(state tls.ConnectionState) credentials.TLSInfo {

@@ -70,6 +70,7 @@ type keeper struct {
 	node       string
 	confirmed  time.Time
 	problem    error
+	repairs    repairs
 	attempts   int // requests that failed in a row
 	troubledAt time.Time
 
@@ -84,7 +85,7 @@ type outcome struct {
 	op       op
 	why      string
 	standing discovery.Registration // what may be in the directory now
-	node     string                 // after a publish
+	made     discovery.Published    // after a publish
 	err      error
 	took     time.Duration
 }
@@ -324,10 +325,10 @@ func (k *keeper) request(op op) func(context.Context) outcome {
 			if err := dir.Withdraw(ctx, was, node); err != nil {
 				return outcome{standing: was, err: err}
 			}
-			node = ""
+			was, node = discovery.Registration{}, ""
 		}
-		made, err := dir.Publish(ctx, is, node)
-		return outcome{standing: is, node: made, err: err}
+		made, standing, err := publishOver(ctx, dir, was, is, node)
+		return outcome{standing: standing, made: made, err: err}
 	}
 }
 
@@ -336,7 +337,8 @@ func (k *keeper) conclude(o outcome) {
 	now := time.Now()
 	k.giveUp() // frees its timer
 	k.giveUp = nil
-	k.standing = o.standing
+	k.standing, k.upkeep.within = o.standing, o.made.Within
+	k.mended(o.made, now)
 	k.upkeep.end(o.err == nil, now)
 	if !errors.Is(o.err, context.Canceled) {
 		k.statsd.reported(k.service, o, k.node)
@@ -383,20 +385,17 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		}
 		k.farewell.gone = now
 	case o.op == mark:
-		log.WithField("node", o.node).Info("service is marked as leaving")
+		log.WithField("node", o.made.Node).Info("service is marked as leaving")
 	case !k.registered:
-		log.WithField("node", o.node).Info("service is registered")
-	case o.node != k.node:
-		log.WithFields(logrus.Fields{"node": o.node, "reason": o.why}).Info("service is registered again")
-		if !k.replaced {
-			k.metrics.repaired(k.service.Name, o.why)
-		}
+		log.WithField("node", o.made.Node).Info("service is registered")
+	case o.made.Node != k.node && len(o.made.Found) == 0: // else it has been said
+		log.WithFields(logrus.Fields{"node": o.made.Node, "reason": o.why}).Info("service is registered again")
 	}
 	if present := o.op == publish; present != k.registered {
 		k.statsd.turned(k.service.Name, present)
 	}
 	k.inherited = false
-	k.registered, k.node, k.confirmed = o.op != withdraw, o.node, now
+	k.registered, k.node, k.confirmed = o.op != withdraw, o.made.Node, now
 	if o.op == publish {
 		k.ramp.registered(now)
 	}
@@ -480,6 +479,7 @@ func (k *keeper) publishStatus() {
 		Service: k.service.Name, Path: k.service.Registration.Path, State: k.state, Since: k.since,
 		Registered: k.registered, Settled: k.upkeep.confirmed, Node: k.node, Confirmed: k.confirmed, Problem: words(k.problem),
 		Leaving: k.replaced || k.leaving, Checks: make([]CheckStatus, len(k.probes)),
+		Repairs: k.repairs.counts, LastRepair: k.repairs.last,
 	}
 	for i, p := range k.probes {
 		st.Checks[i] = p.status

@@ -31,8 +31,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "myelin_registrar_check_seconds", Help: "Length of a health check.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}, []string{"service"}),
 		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "myelin_registrar_repairs_total", Help: "Registrations that had to be made anew, by what led to it: event, retry or audit. " +
-				"An audit that repairs means that no event had told."}, []string{"service", "reason"}),
+			Name: "myelin_registrar_repairs_total", Help: "What was found not to be as it had been left, and was mended: " +
+				"missing (deleted by somebody), foreign (the node's place had been taken), twin (another node of ours beside it), " +
+				"data (changed by somebody) or expired (the session had)."}, []string{"service", "reason"}),
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "myelin_registrar_check_wait_seconds", Help: "Time that health checks wait for one of the max_concurrent_checks places.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}),

@@ -161,10 +161,10 @@ func (r redisReader) line() (string, error) {
 	for len(line) <= maxRedisLine {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
-		if err == nil {
+		if err == nil && len(line) <= maxRedisLine {
 			return strings.TrimRight(string(line), "\r\n"), nil
 		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return "", err
 		}
 	}

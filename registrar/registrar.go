@@ -45,14 +45,15 @@ type HealthCheck interface {
 // Directory is where registrations are published. Its methods block until the directory has answered or ctx is
 // done. An error means "unknown", never "gone".
 type Directory interface {
-	// Publish makes exactly one node of ours stand for r with r's data, and returns its full path. node is the path
-	// an earlier Publish returned, or empty. When node is still there and ours, it is kept (its data set if it
-	// differs). When the outcome of an earlier attempt is unknown, nodes under r.Path with r.Prefix that belong to
-	// our session are found and adopted, surplus ones deleted. Calling it again is harmless.
-	Publish(ctx context.Context, r discovery.Registration, node string) (string, error)
+	// Publish makes exactly one node of ours stand for r with r's data, and for each of r.Also, and returns its full
+	// path, and what was found not to be as it had been left. node is the path an earlier Publish returned, or empty.
+	// When node is still there and ours, it is kept (its data set if it differs). When the outcome of an earlier attempt
+	// is unknown, nodes under r.Path with r.Prefix that belong to our session are found and adopted; surplus ones are
+	// deleted. Calling it again is harmless.
+	Publish(ctx context.Context, r discovery.Registration, node string) (discovery.Published, error)
 
-	// Withdraw deletes node and every other node under r.Path with r.Prefix that belongs to our session. A node
-	// that is gone already is success.
+	// Withdraw deletes node and every other node under r.Path with r.Prefix that belongs to our session, and those of
+	// r.Also. A node that is gone already is success.
 	Withdraw(ctx context.Context, r discovery.Registration, node string) error
 
 	// Standing tells of a node that may be there before anything was published by this process: left by the process
@@ -281,6 +282,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured, now := map[*keeper]bool{}, time.Now()
+	registrations := map[string]discovery.Registration{}
 	for _, s := range services { // new before old
 		k := r.keepers[s.identity()]
 		m := r.intents.Load().get(s.Name, now)
@@ -288,10 +290,14 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 			k = r.start(ctx, s, m)
 		}
 		current[s.Name], names[s.Name], configured[k] = k, true, true
+		registrations[s.Name] = s.Registration
 	}
 	for _, k := range r.keepers {
 		if !configured[k] {
-			k.do(ctx, func(context.Context) { k.retire(current[k.service.Name]) })
+			k.do(ctx, func(context.Context) {
+				k.yield(registrations[k.service.Name])
+				k.retire(current[k.service.Name])
+			})
 		}
 	}
 	for name := range r.names {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,15 +266,15 @@ func TestNodeLost(t *testing.T) {
 		within time.Duration
 		reason string
 	}{
-		{"deleted", func(d *fakeDirectory) { d.clear(true) }, 2 * repairPause, "event"},
-		{"deleted, and nobody told", func(d *fakeDirectory) { d.clear(false) }, auditEvery, "audit"},
-		{"session expired", func(d *fakeDirectory) { d.expire() }, 2 * repairPause, "event"},
+		{"deleted", func(d *fakeDirectory) { d.clear(true) }, 2 * repairPause, "missing"},
+		{"deleted, and nobody told", func(d *fakeDirectory) { d.clear(false) }, auditEvery, "missing"},
+		{"session expired", func(d *fakeDirectory) { d.expire() }, 2 * repairPause, "expired"},
 		{"lost in an outage, and then a failure", func(d *fakeDirectory) {
 			d.goAway()
 			d.expire()
 			d.fail(refused)
 			d.comeBack()
-		}, 2*repairPause + backoffMin, "retry"},
+		}, 2*repairPause + backoffMin, "expired"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			play(t, nil, func(s *stage) {
@@ -285,7 +286,12 @@ func TestNodeLost(t *testing.T) {
 				s.wait(c.within)
 				s.nodes("/services/user-api/web-1_0002 v1")
 				s.metric("repairs_total "+c.reason+" user-api 1", "myelin_registrar_repairs_total")
-				require.Contains(t, s.messages(), "info service is registered again node=/services/user-api/web-1_0002 reason="+c.reason)
+				said := slices.DeleteFunc(s.messages(), func(m string) bool { return !strings.Contains(m, "registered") })
+				require.Equal(t, []string{"info service is registered again node=/services/user-api/web-1_0002 reason=" + c.reason}, said, "once")
+				status := s.Status()[0]
+				require.Equal(t, map[string]int{c.reason: 1}, status.Repairs)
+				require.Equal(t, "/services/user-api/web-1_0001", status.LastRepair.Node)
+				require.False(t, status.LastRepair.At.IsZero())
 			})
 		})
 	}
@@ -982,7 +988,7 @@ myelin_registrar_registered{service="user-api"} 1
 		m.stalled(time.Second)
 		m.held("a", true)
 		m.present("a", true)
-		m.repaired("a", whyAudit)
+		m.repaired("a", discovery.FoundMissing)
 		return reg
 	}())
 	require.NoError(t, err)

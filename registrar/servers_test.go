@@ -117,7 +117,8 @@ func (s *server) kill() {
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	<-s.done
 	if s.t.Failed() {
-		s.t.Logf("%s said:\n%s", s.name, s.log())
+		log := s.log()
+		s.t.Logf("%s said:\n%s", s.name, log[max(0, len(log)-8000):])
 	}
 }
 
@@ -188,6 +189,7 @@ func newRedis(t *testing.T, o RedisOptions) Redis {
 }
 
 func TestRedisServer(t *testing.T) {
+	t.Parallel()
 	program := installed(t, "redis-server", "/usr/bin/redis-server", "/usr/local/bin/redis-server")
 	dir := folder(t)
 	master, replica := freePort(t), freePort(t)
@@ -237,6 +239,7 @@ func TestRedisServer(t *testing.T) {
 
 // TestRedisServerTroubles: a server that is full, or loads, or cannot be reached from here says so.
 func TestRedisServerTroubles(t *testing.T) {
+	t.Parallel()
 	program := installed(t, "redis-server", "/usr/bin/redis-server", "/usr/local/bin/redis-server")
 	dir := folder(t)
 	port := freePort(t)
@@ -358,6 +361,7 @@ func (m *mariaDB) doesNotBlockUs(mayFail int) {
 }
 
 func TestMySQLServer(t *testing.T) {
+	t.Parallel()
 	const (
 		connections = 10 // the least that the server takes
 		mayFail     = 5
@@ -430,6 +434,7 @@ func (p *postgres) start(t *testing.T, settings ...string) {
 }
 
 func TestPostgresServer(t *testing.T) {
+	t.Parallel()
 	p := newPostgresServer(t)
 	p.start(t)
 	p.eventually(newPostgres(t, PostgresOptions{Port: p.port}))
@@ -474,6 +479,7 @@ func (p *postgres) silence(before string) {
 }
 
 func TestPostgresServerFull(t *testing.T) {
+	t.Parallel()
 	p := newPostgresServer(t)
 	p.start(t, "max_connections=2", "superuser_reserved_connections=0")
 	c := newPostgres(t, PostgresOptions{Port: p.port})
@@ -494,6 +500,7 @@ func TestPostgresServerFull(t *testing.T) {
 
 // TestPostgresServerStarting: a standby that serves no queries is a server that starts for ever.
 func TestPostgresServerStarting(t *testing.T) {
+	t.Parallel()
 	p := newPostgresServer(t)
 	signal := filepath.Join(p.dir, "d", "standby.signal")
 	require.NoError(t, os.WriteFile(signal, nil, 0o600))
@@ -539,14 +546,20 @@ func newRabbitMQ(t *testing.T) (s *server, port uint16) {
 }
 
 func TestAMQPServer(t *testing.T) {
+	t.Parallel()
 	s, port := newRabbitMQ(t)
 	greeting, guest := newAMQP(t, AMQPOptions{Port: port}), newAMQP(t, AMQPOptions{Port: port, Username: "guest", Password: "guest"})
 	s.eventually(guest)
+	said := func() string { // of the checks
+		_, after, _ := strings.Cut(s.log(), "accepting AMQP connection")
+		return after
+	}
 	require.NoError(t, once(t, guest))
-	require.NotContains(t, s.log(), "[warning]", "the connection is closed as the broker wants it to be")
-	require.NotContains(t, s.log(), "[error]")
+	s.await("the end of both", func() bool { return strings.Count(said(), "closing AMQP connection") == 2 })
+	require.NotContains(t, said(), "[warning]", "the connection is closed as the broker wants it to be")
+	require.NotContains(t, said(), "[error]")
 	require.NoError(t, once(t, greeting))
-	s.await("the end of the greeting", func() bool { return strings.Contains(s.log(), "client unexpectedly closed TCP connection") })
+	s.await("the end of the greeting", func() bool { return strings.Contains(said(), "client unexpectedly closed TCP connection") })
 	require.EqualError(t, once(t, newAMQP(t, AMQPOptions{Port: port, Username: "guest", Password: "hunter2"})),
 		"log in: the broker says ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN. For details see the broker logfile. (403)")
 	require.EqualError(t, once(t, newAMQP(t, AMQPOptions{Port: port, Username: "guest", Password: "guest", VirtualHost: "none"})),
@@ -563,6 +576,7 @@ func newZooKeeper(t *testing.T, addr, word string) ZooKeeper {
 }
 
 func TestZooKeeperServer(t *testing.T) {
+	t.Parallel()
 	s := zktest.New(t, zktest.Options{Config: map[string]string{"4lw.commands.whitelist": "srvr"}})
 	require.NoError(t, once(t, newZooKeeper(t, s.Addr(), "")))
 	require.EqualError(t, once(t, newZooKeeper(t, s.Addr(), "ruok")),
@@ -572,6 +586,7 @@ func TestZooKeeperServer(t *testing.T) {
 }
 
 func TestZooKeeperServers(t *testing.T) {
+	t.Parallel()
 	e := zktest.NewEnsemble(t)
 	leader, err := e.Leader()
 	require.NoError(t, err)

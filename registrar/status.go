@@ -10,12 +10,14 @@ type ServiceStatus struct {
 	Since   time.Time     `json:"since"` // when State came to be
 	Checks  []CheckStatus `json:"checks"`
 
-	Registered bool      `json:"registered"`         // the directory's last answer was that the node stands
-	Settled    bool      `json:"settled"`            // the directory is known to have what is wanted
-	Node       string    `json:"node,omitempty"`     // full path of the node, when one was made
-	Confirmed  time.Time `json:"confirmed,omitzero"` // when the directory answered last
-	Problem    string    `json:"problem,omitempty"`  // why the last request failed; empty when it did not
-	Leaving    bool      `json:"leaving,omitempty"`  // no longer configured: it is withdrawn, once its successor stands
+	Registered bool           `json:"registered"`            // the directory's last answer was that the node stands
+	Settled    bool           `json:"settled"`               // the directory is known to have what is wanted
+	Node       string         `json:"node,omitempty"`        // full path of the node, when one was made
+	Confirmed  time.Time      `json:"confirmed,omitzero"`    // when the directory answered last
+	Problem    string         `json:"problem,omitempty"`     // why the last request failed; empty when it did not
+	Repairs    map[string]int `json:"repairs,omitempty"`     // of what stands in the directory, since the start, by reason
+	LastRepair *Repair        `json:"last_repair,omitempty"` // the latest of them
+	Leaving    bool           `json:"leaving,omitempty"`     // no longer configured: it is withdrawn, once its successor stands
 
 	Weight      int            `json:"weight_percent,omitempty"` // of the configured weight, as published last; 0: nothing was
 	Draining    time.Time      `json:"draining_until,omitzero"`  // it has left, and stays up until then

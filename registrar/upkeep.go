@@ -34,8 +34,9 @@ type upkeep struct {
 	touched   bool  // a node of ours may exist
 	failures  int   // requests that failed in a row
 	due       time.Time
-	why       string    // what made the next request due: a reason for the metric
-	ended     time.Time // when the last request ended
+	why       string        // what made the next request due: a reason for the metric
+	ended     time.Time     // when the last request ended
+	within    time.Duration // the directory is to be asked again, as it says itself; 0: no matter when
 
 	// A voluntary leave: the node is marked, the mark stands for a while, and then the node goes. Both times are zero
 	// outside of it.
@@ -185,12 +186,21 @@ func (u *upkeep) end(ok bool, now time.Time) {
 		u.due = u.markStands
 	case ok:
 		u.confirmed, u.failures = true, 0
-		u.due = now.Add(auditEvery - u.spread(auditEvery/5))
+		u.due = now.Add(u.audit())
 	default:
 		u.confirmed = false
 		u.failures++
 		u.due, u.why = now.Add(u.backoff()), whyRetry
 	}
+}
+
+// audit is the time to the next look at what stands.
+func (u *upkeep) audit() time.Duration {
+	d := auditEvery - u.spread(auditEvery/5)
+	if u.within > 0 {
+		d = min(d, u.within)
+	}
+	return d
 }
 
 // backoff is the pause after a failed request: half of it certain, half of it by chance.

@@ -35,7 +35,7 @@ func TestPublishAndWithdraw(t *testing.T) {
 	ctx := within(t, patience)
 	r := registration(payload(1))
 
-	node, err := s.Publish(ctx, r, "")
+	node, err := publishNode(s, ctx, r, "")
 	require.NoError(t, err)
 	require.Equal(t, "/s/web/web-1_0000000000", node)
 	data, stat, err := w.Get(node)
@@ -46,15 +46,15 @@ func TestPublishAndWithdraw(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, world, acl, "parents are open to the world")
 
-	again, err := s.Publish(ctx, r, node)
+	again, err := publishNode(s, ctx, r, node)
 	require.NoError(t, err)
 	require.Equal(t, node, again)
-	again, err = s.Publish(ctx, r, "") // a caller that forgot
+	again, err = publishNode(s, ctx, r, "") // a caller that forgot
 	require.NoError(t, err)
 	require.Equal(t, node, again)
 
 	r.Data = []byte(payload(2))
-	again, err = s.Publish(ctx, r, node)
+	again, err = publishNode(s, ctx, r, node)
 	require.NoError(t, err)
 	require.Equal(t, node, again)
 	data, changed, err := w.Get(node)
@@ -79,13 +79,13 @@ func TestPublishPersistent(t *testing.T) {
 	for _, sequential := range []bool{false, true} {
 		r := registration(payload(1))
 		r.Ephemeral, r.Sequential = false, sequential
-		node, err := s.Publish(ctx, r, "")
+		node, err := publishNode(s, ctx, r, "")
 		require.NoError(t, err)
 		_, stat, err := w.Get(node)
 		require.NoError(t, err)
 		require.Zero(t, stat.EphemeralOwner)
 		require.Equal(t, sequential, node != "/s/web/web-1_")
-		again, err := s.Publish(ctx, r, node)
+		again, err := publishNode(s, ctx, r, node)
 		require.NoError(t, err)
 		require.Equal(t, node, again)
 		require.Len(t, names(t, w, "/s/web"), 1)
@@ -137,7 +137,7 @@ func keep(t testing.TB, s *zookeeper.Session, r discovery.Registration) {
 				return
 			}
 			attempt, end := context.WithTimeout(ctx, time.Second)
-			made, err := s.Publish(attempt, r, node)
+			made, err := publishNode(s, attempt, r, node)
 			end()
 			if err != nil {
 				retry.Reset(20 * time.Millisecond)
@@ -198,7 +198,7 @@ func TestSubscribe(t *testing.T) {
 	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}})
 	events, cancel := s.Subscribe()
 	told(t, events) // connected
-	node, err := s.Publish(within(t, patience), registration(payload(1)), "")
+	node, err := publishNode(s, within(t, patience), registration(payload(1)), "")
 	require.NoError(t, err)
 	require.NoError(t, w.Delete(node, -1))
 	told(t, events)
@@ -233,7 +233,7 @@ func TestPublishUnknownOutcome(t *testing.T) {
 	wire.Resume()
 	require.Error(t, <-failed)
 	before := names(t, w, "/s/web")
-	node, err := s.Publish(within(t, patience), r, "")
+	node, err := publishNode(s, within(t, patience), r, "")
 	require.NoError(t, err)
 	require.Equal(t, "/s/web/"+before[0], node)
 	one(t, w, s, payload(1))
@@ -271,7 +271,7 @@ func TestPublishChaos(t *testing.T) {
 		var err error
 		if rnd.IntN(3) > 0 {
 			var made string
-			if made, err = s.Publish(ctx, r, node); err == nil {
+			if made, err = publishNode(s, ctx, r, node); err == nil {
 				node = made
 			}
 		} else if err = s.Withdraw(ctx, r, node); err == nil {
@@ -305,7 +305,7 @@ func TestPublishWhileAway(t *testing.T) {
 	wire := zktest.NewProxy(t, zks.Addr())
 	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}, SessionTimeout: 20 * time.Second})
 	r := registration(payload(1))
-	node, err := s.Publish(within(t, patience), r, "")
+	node, err := publishNode(s, within(t, patience), r, "")
 	require.NoError(t, err)
 
 	wire.Stall() // the connection stands, nothing is answered
@@ -321,7 +321,7 @@ func TestPublishWhileAway(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "no connection to ZooKeeper")
 	wire.Resume()
-	again, err := s.Publish(within(t, patience), r, node)
+	again, err := publishNode(s, within(t, patience), r, node)
 	require.NoError(t, err)
 	require.Equal(t, node, again, "a short absence changes nothing")
 	one(t, w, s, payload(1))
@@ -338,7 +338,7 @@ func TestRestartAfterKill(t *testing.T) {
 	wire.Cut() // as far as the server can tell, the process is dead
 
 	s := open(t, zookeeper.Options{Hosts: []string{zks.Addr()}})
-	node, err := s.Publish(within(t, patience), registration(payload(1)), "")
+	node, err := publishNode(s, within(t, patience), registration(payload(1)), "")
 	require.NoError(t, err)
 	one(t, w, s, payload(1))
 	require.Equal(t, []string{node[len("/s/web/"):]}, names(t, w, "/s/web"))
@@ -385,7 +385,7 @@ func TestPrefixOfAPrefix(t *testing.T) {
 	s := open(t, zookeeper.Options{Hosts: []string{wire.Addr()}, SessionTimeout: 20 * time.Second})
 	ten, one := registration(payload(10)), registration(payload(1))
 	ten.Prefix, one.Prefix = "i-10", "i-1"
-	stays, err := s.Publish(within(t, patience), ten, "")
+	stays, err := publishNode(s, within(t, patience), ten, "")
 	require.NoError(t, err)
 	wire.StallReplies()
 	failed := make(chan error, 1)

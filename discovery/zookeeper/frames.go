@@ -25,6 +25,7 @@ import (
 //	                  at the end: int32 -1, bool 1, int32 -1
 //	  removeWatches 18  string path, int32 type (3: any)
 //	  auth 100        int32 0, string scheme, buffer credentials; its xid is -4
+//	  getEphemerals 103  string that the paths begin with; only the session's own nodes are looked at
 //	  addWatch 106    string path, int32 mode (0: persistent, 1: persistent and recursive)
 //	reply             int32 xid, int64 zxid, int32 error, then, without an error:
 //	  exists          Stat
@@ -33,6 +34,7 @@ import (
 //	  multiRead       for each read: int32 operation, bool done, int32 error, and the body of its reply; operation -1 is
 //	                  a read that failed, and its body is an int32 error. At the end: -1, 1, -1 as in the request
 //	  sync            string path
+//	  getEphemerals   vector of strings: full paths
 //	  multi           for each request of it: int32 operation, bool done, int32 error, and then: create 1: string path;
 //	                  setData 5: Stat; delete 2, check 13: nothing; operation -1: int32 error. The end as in multiRead
 //	event             int32 xid (-1), int64 zxid (-1 before 3.9), int32 0, int32 type, int32 state, string path
@@ -51,6 +53,7 @@ const (
 	opRemoveWatches int32 = 18
 	opMultiRead     int32 = 22
 	opAuth          int32 = 100
+	opGetEphemerals int32 = 103
 	opAddWatch      int32 = 106
 	opClose         int32 = -11
 
@@ -127,6 +130,10 @@ func (r request) seal(xid int32) {
 // pathRequest is an exists, getData or getChildren2.
 func pathRequest(op int32, path string, watch bool) request {
 	return newRequest(op, len(path)+5).string(path).bool(watch)
+}
+
+func ephemeralsRequest(prefix string) request {
+	return newRequest(opGetEphemerals, len(prefix)+4).string(prefix)
 }
 
 func syncRequest(path string) request { return newRequest(opSync, len(path)+4).string(path) }

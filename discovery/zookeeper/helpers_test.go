@@ -209,3 +209,11 @@ func server(t testing.TB) *zktest.Server { return zktest.New(t) }
 
 // A session is what the registrar publishes in.
 var _ registrar.Directory = (*zookeeper.Session)(nil)
+
+// publishNode is Publish for tests that are about the node, and not about what was found.
+func publishNode(s interface {
+	Publish(context.Context, discovery.Registration, string) (discovery.Published, error)
+}, ctx context.Context, r discovery.Registration, node string) (string, error) {
+	made, err := s.Publish(ctx, r, node)
+	return made.Node, err
+}

@@ -223,11 +223,11 @@ func TestTwins(t *testing.T) {
 	t.Run("that cannot be deleted now", func(t *testing.T) {
 		r := discovery.Registration{Path: "/undeletable", Prefix: "web-1_", Data: []byte(mine), Sequential: true, Ephemeral: true}
 		first := start(t, filepath.Join(t.TempDir(), "session"))
-		node, err := first.Publish(t.Context(), r, "")
+		made, err := first.Publish(t.Context(), r, "")
 		require.NoError(t, err)
 		first.Leave()
 		second := start(t, first.o.SessionFile)
-		reg := second.registration(regKey{r.Path, r.Prefix})
+		reg := second.registration(r)
 		_, err = w.Create("/locked", nil, 0, zk.WorldACL(zk.PermWrite))
 		require.NoError(t, err)
 		reg.left = []leftover{{path: "/locked"}}
@@ -236,7 +236,7 @@ func TestTwins(t *testing.T) {
 		reg.left = nil
 		again, err := second.Publish(t.Context(), r, "")
 		require.NoError(t, err)
-		require.Equal(t, node, again, "what was found before is not forgotten")
+		require.Equal(t, made.Node, again.Node, "what was found before is not forgotten")
 	})
 
 	t.Run("of this process", func(t *testing.T) {
@@ -255,7 +255,7 @@ func TestTwins(t *testing.T) {
 			require.NoError(t, err)
 			old, err := w.Create(r.Path+"/web-1_", []byte(c.before), zk.FlagEphemeral|zk.FlagSequence, zk.WorldACL(zk.PermAll))
 			require.NoError(t, err)
-			reg := s.registration(regKey{r.Path, r.Prefix})
+			reg := s.registration(r)
 			reg.node, reg.session = old, c.owner // as if that session had been ours
 			_, err = s.Publish(t.Context(), r, old)
 			require.NoError(t, err)

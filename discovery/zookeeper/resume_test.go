@@ -70,7 +70,7 @@ func (p *process) leave() string {
 
 func (p *process) publish(r discovery.Registration) string {
 	p.t.Helper()
-	node, err := p.Publish(within(p.t, patience), r, "")
+	node, err := publishNode(p, within(p.t, patience), r, "")
 	require.NoError(p.t, err)
 	return node
 }
@@ -200,7 +200,7 @@ func TestPublishUntilKilled(t *testing.T) {
 		t.Skip("only in a process of its own")
 	}
 	s := zookeeper.New(zookeeper.Options{Hosts: []string{hosts}, SessionTimeout: 30 * time.Second, SessionFile: file})
-	node, err := s.Publish(t.Context(), sequential, "")
+	node, err := publishNode(s, t.Context(), sequential, "")
 	fmt.Println("published", node, err)
 	select {}
 }
@@ -303,7 +303,7 @@ func TestCreateIsListedFirst(t *testing.T) {
 		all.Go(func() {
 			r := sequential
 			r.Path = fmt.Sprintf("/many/%03d", i)
-			node, err := p.Publish(within(t, patience), r, "")
+			node, err := publishNode(p, within(t, patience), r, "")
 			if err != nil {
 				t.Error(err)
 				return

@@ -56,7 +56,7 @@ func TestTLS(t *testing.T) {
 		})
 		o := observe(t, s.Source("web", "/web", zookeeper.SourceOptions{}))
 		o.untilCount(t, 20)
-		node, err := s.Publish(within(t, patience), registration(payload(1)), "")
+		node, err := publishNode(s, within(t, patience), registration(payload(1)), "")
 		require.NoError(t, err)
 		for n := range 3 {
 			wire.Cut()
