@@ -308,7 +308,7 @@ func (m marking) Render(r discovery.Registration, c registrar.Condition) discove
 	return r
 }
 
-// TestZooKeeperLeave: a source sees the mark, and then that the node is gone; one that fails has no mark.
+// TestZooKeeperLeave: a source sees the mark, that it is taken back, and in the end that the node is gone.
 func TestZooKeeperLeave(t *testing.T) {
 	s := newScene(t)
 	s.children(1)
@@ -318,7 +318,7 @@ func TestZooKeeperLeave(t *testing.T) {
 	polite := registrar.Service{
 		Name: "user-api", Directory: s.session, CheckMocked: true, Render: marking{payload},
 		Registration: discovery.Registration{Path: parent, Prefix: "web-1_", Data: data, Sequential: true, Ephemeral: true},
-		Leave:        registrar.Leave{Notice: 200 * time.Millisecond, Drain: 10 * time.Millisecond},
+		Leave:        registrar.Leave{Notice: time.Hour, Drain: time.Hour}, // until they are cut short
 	}
 	require.NoError(t, s.Reload([]registrar.Service{polite}))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -346,14 +346,15 @@ func TestZooKeeperLeave(t *testing.T) {
 	there := func(in []discovery.Instance) bool { return len(in) == 1 && !in[0].Leaving && in[0].Weight == nil }
 	until("it is registered", there)
 
+	marked := func(in []discovery.Instance) bool { return len(in) == 1 && in[0].Leaving }
 	require.NoError(t, s.Maintain("user-api", registrar.Maintenance{}))
-	until("it is marked", func(in []discovery.Instance) bool { return len(in) == 1 && in[0].Leaving })
-	until("it is gone", func(in []discovery.Instance) bool { return len(in) == 0 })
+	until("it is marked", marked)
 	require.NoError(t, s.EndMaintenance("user-api"))
-	until("it is back", there)
+	until("it stays after all", there)
 
 	s.cancel()
-	until("it is marked", func(in []discovery.Instance) bool { return len(in) == 1 && in[0].Leaving })
+	until("it is marked again", marked)
+	s.Hasten()
 	until("it is gone", func(in []discovery.Instance) bool { return len(in) == 0 })
 	require.NoError(t, <-s.stopped)
 	s.stopped <- nil // for the clean-up
