@@ -170,7 +170,13 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
+	stopping := func() { notify(log, daemon.SdNotifyStopping) }
+	early := context.AfterFunc(ctx, stopping) // a drain takes its time
+	defer func() {
+		if early() {
+			stopping()
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
