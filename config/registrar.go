@@ -96,7 +96,7 @@ type Check struct {
 	Interval time.Duration // 0: the registration's check_interval
 	Share    *int          // of the weight, 0: only shown; nil: 1
 
-	// http, tcp, grpc
+	// http, tcp, grpc, redis, mysql, postgres; TLS also of amqp and zookeeper
 	Socket string // a Unix socket instead of Host and Port; empty: none
 	SSL    bool
 	TLS    *TLS // with SSL

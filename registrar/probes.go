@@ -57,7 +57,8 @@ func (r result) entry() CheckResult {
 	return CheckResult{At: r.at, Verdict: r.verdict, Latency: r.took, Error: words(r.err)}
 }
 
-// startProbes begins to make the checks of s anew; nothing is known of their health.
+// startProbes begins to make the checks of s anew; nothing is known of their health. Where the service stands, they
+// have to fail as often as they would have to later.
 func (k *keeper) startProbes(ctx context.Context, s Service) {
 	k.endProbes()
 	ctx, k.stopProbes = context.WithCancel(ctx)
@@ -72,6 +73,9 @@ func (k *keeper) startProbes(ctx context.Context, s Service) {
 	}
 	for _, c := range s.active() {
 		p := newProbe(c, s.FirstResultDecides)
+		if k.state == Up || k.inherited {
+			p.health.Trust()
+		}
 		k.probes = append(k.probes, p)
 		k.probing.Go(func() { k.repeat(ctx, p) })
 	}

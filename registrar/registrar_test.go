@@ -541,6 +541,16 @@ func TestInherits(t *testing.T) {
 			s.nodes("/services/user-api/web-1_0001 v1")
 		})
 	})
+	t.Run("a blip at the start", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.check.set(errSick)
+			s.wait(time.Second)
+			s.check.set(nil)
+			s.wait(5 * time.Second)
+			require.Equal(t, []string{"keep " + node}, s.dir.requests())
+			require.Equal(t, 1, s.dir.fewest())
+		})
+	})
 	t.Run("down while the directory is away", func(t *testing.T) {
 		inherited(t, was, func(s *stage) {
 			s.dir.goAway()
@@ -736,6 +746,23 @@ func TestReload(t *testing.T) {
 			sv.Checks = []Check{{Name: "strict", HealthCheck: &switchable{err: errSick}}}
 			require.NoError(t, s.Reload([]Service{sv}))
 			s.wait(0)
+			s.nodes()
+		})
+	})
+	t.Run("other checks that fail as often as they may", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			sv := s.service()
+			strict := &switchable{err: errSick}
+			sv.Checks = []Check{{Name: "strict", HealthCheck: strict, Fall: 4, Interval: time.Second}}
+			require.NoError(t, s.Reload([]Service{sv}))
+			s.wait(1900 * time.Millisecond)
+			require.Contains(t, []int{2, 3}, strict.count())
+			strict.set(nil)
+			s.wait(5 * time.Second)
+			s.nodes(node + " v1")
+			require.Equal(t, 1, s.dir.fewest())
+			strict.set(errSick)
+			s.wait(4 * time.Second)
 			s.nodes()
 		})
 	})
