@@ -83,6 +83,7 @@ func (w *wrapper) run(ctx context.Context) error {
 		select {
 		case <-asked:
 			asked = nil
+			w.log.WithField("reason", stoppedBy(ctx).String()).Info("the command is to stop, after its services have left")
 			withdraw()
 		case failed = <-withdrawn:
 			withdrawn = nil
