@@ -83,8 +83,8 @@ type wrapped struct {
 	file string
 }
 
-// wrap writes the file of a registrar that runs its service. more are further keys.
-func (w *world) wrap(name, more string) *wrapped {
+// wrap writes the file of a registrar that runs its service. more are further keys of the file, own of the service.
+func (w *world) wrap(name, more, own string) *wrapped {
 	w.t.Helper()
 	c := &wrapped{w: w, name: name, port: freePort(w.t), file: filepath.Join(w.dir, name+".toml")}
 	w.write(c.file, fmt.Sprintf(`
@@ -102,9 +102,13 @@ port = %d
 zk_path = "/services/user-api"
 check_interval = "50ms"
 checks = [{ type = "http", uri = "/health", timeout = "2s" }]
-`, name, w.dir, more, w.zk.Addr(), c.port))
+%s
+`, name, w.dir, more, w.zk.Addr(), c.port, own))
 	return c
 }
+
+// noDrain is for tests in which nobody uses the service.
+const noDrain = "drain = 0"
 
 // start runs the registrar with the service as its command, behind the words of before.
 func (c *wrapped) start(before ...string) *wrapped {
@@ -193,12 +197,13 @@ func TestCommandStops(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			w := newWorld(t)
-			c := w.wrap("a", "").start()
+			c := w.wrap("a", "", "drain = \"200ms\"\non_stop = [\"true\"]").start()
 			w.lists("a")
 			require.NoError(t, c.Signal(sig))
 			c.exits(7)
 			w.lists()
-			c.inOrder("the command runs", "service: begins", "service is registered", "service is withdrawn", "service: got "+sig.String(), "the command has ended")
+			c.inOrder("the command runs", "service: begins", "service is registered", "service is marked as leaving", "service is withdrawn",
+				"service drains", "on_stop command ended", "service: got "+sig.String(), "the command has ended")
 		})
 	}
 }
@@ -207,15 +212,15 @@ func TestCommandStops(t *testing.T) {
 // not answer; a second signal reaches it at once.
 func TestCommandIsPatient(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", "").start()
+	c := w.wrap("a", "", noDrain).start()
 	w.lists("a")
 	_, err := c.post("/deaf")
 	require.NoError(t, err)
 	require.NoError(t, w.zk.Pause())
 	defer w.zk.Resume()
 	require.NoError(t, c.Signal(syscall.SIGTERM))
+	c.says("the command is to stop") // of two signals at a time the system tells the lower one first
 	require.NoError(t, c.Signal(syscall.SIGINT))
-	c.says("service: got interrupt")
 	c.says("service: got terminated")
 	c.inOrder("service: got interrupt", "was not withdrawn in time", "service: got terminated")
 	require.True(t, c.Running(), "without stop_timeout nobody is killed")
@@ -226,7 +231,7 @@ func TestCommandIsPatient(t *testing.T) {
 // TestCommandIsKilled: stop_timeout is how long a service may take that does not want to end.
 func TestCommandIsKilled(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", `stop_timeout = "100ms"`).start()
+	c := w.wrap("a", `stop_timeout = "100ms"`, noDrain).start()
 	w.lists("a")
 	_, err := c.post("/deaf")
 	require.NoError(t, err)
@@ -240,7 +245,7 @@ func TestCommandIsKilled(t *testing.T) {
 // the service's.
 func TestCommandDies(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", "").start()
+	c := w.wrap("a", "", `drain = "1h"`).start()
 	w.lists("a")
 	_, err := c.post("/exit/3")
 	require.Error(t, err, "it has no time to answer")
@@ -249,19 +254,22 @@ func TestCommandDies(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, listed)
 
-	c = w.wrap("b", "").start()
+	c = w.wrap("b", "", `drain = "1h"`).start()
 	w.lists("b")
 	require.NoError(t, syscall.Kill(c.childPid(), syscall.SIGKILL))
 	c.exits(128 + int(syscall.SIGKILL))
 	listed, err = w.registered()
 	require.NoError(t, err)
 	require.Empty(t, listed)
+	for _, word := range []string{"service drains", "marked as leaving"} {
+		require.NotContains(t, c.Log(), word, "it is dead")
+	}
 }
 
 // TestCommandGetsSignals: what is not for the registrar alone reaches the service. SIGHUP is for both.
 func TestCommandGetsSignals(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", "").start()
+	c := w.wrap("a", "", noDrain).start()
 	w.lists("a")
 	for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGQUIT, syscall.SIGWINCH, syscall.SIGALRM, 40} {
 		require.NoError(t, c.Signal(sig))
@@ -280,7 +288,7 @@ func TestCommandGetsSignals(t *testing.T) {
 // TestCommandDoesNotStart: the exit codes are those of a shell, and nothing is registered.
 func TestCommandDoesNotStart(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", "")
+	c := w.wrap("a", "", noDrain)
 	w.write(c.file, read(t, c.file)+"check_mocked = true\n")
 	script := filepath.Join(w.dir, "script")
 	w.write(script, "#!/no/such/interpreter\n")
@@ -320,7 +328,7 @@ func TestCommandDoesNotStart(t *testing.T) {
 // TestCommandAndSupervisor: systemd hears of the process that it has started, and of nobody else.
 func TestCommandAndSupervisor(t *testing.T) {
 	w := newWorld(t)
-	c := w.wrap("a", "")
+	c := w.wrap("a", "", noDrain)
 	path := filepath.Join(w.dir, "notify.sock")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	require.NoError(t, err)
@@ -348,7 +356,7 @@ func TestCommandInContainer(t *testing.T) {
 		t.Skipf("there are no process name spaces here: %v: %s", err, out)
 	}
 	w := newWorld(t)
-	c := w.wrap("a", "").start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+	c := w.wrap("a", "", noDrain).start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 	w.lists("a")
 
 	// All of it in one name space: the first process, the registrar, the service.
@@ -375,6 +383,18 @@ func TestCommandInContainer(t *testing.T) {
 	w.lists()
 }
 
+// TestCommandDiesWhileItDrains: nobody waits for the rest of a drain.
+func TestCommandDiesWhileItDrains(t *testing.T) {
+	w := newWorld(t)
+	c := w.wrap("a", "", `drain = "1h"`).start()
+	w.lists("a")
+	require.NoError(t, c.Signal(syscall.SIGTERM))
+	c.says("service drains")
+	require.NoError(t, syscall.Kill(c.childPid(), syscall.SIGKILL))
+	c.exits(128 + int(syscall.SIGKILL))
+	w.lists()
+}
+
 // TestInitEndsWithRegistrar: a registrar that crashes takes the container with it, and does not leave a service behind
 // that nobody looks after.
 func TestInitEndsWithRegistrar(t *testing.T) {
@@ -382,7 +402,7 @@ func TestInitEndsWithRegistrar(t *testing.T) {
 		t.Skipf("there are no process name spaces here: %v: %s", err, out)
 	}
 	w := newWorld(t)
-	c := w.wrap("a", "").start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+	c := w.wrap("a", "", noDrain).start("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 	w.lists("a")
 	first, err := onlyChild(c.Pid())
 	require.NoError(t, err)

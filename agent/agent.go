@@ -252,6 +252,19 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 	a.sessions.Release(used)
 }
 
+// decoder reads registrations as the file says; nil stands for Nerve's.
+func decoder(d config.Decode) zookeeper.Decode {
+	switch d.Method {
+	case "serverset":
+		return discovery.DecodeServerset(d.EndpointName)
+	case "curator":
+		return discovery.DecodeCurator
+	case "auto":
+		return new(discovery.AnyDecoder).Decode
+	}
+	return nil
+}
+
 // source makes a service's source.
 func (a *Agent) source(s config.Service) (discovery.Source, error) {
 	switch s.Discovery.Method {
@@ -262,6 +275,7 @@ func (a *Agent) source(s config.Service) (discovery.Source, error) {
 		if s.Discovery.Method == "zookeeper_poll" {
 			o.Poll = s.Discovery.PollingInterval
 		}
+		o.Decode = decoder(s.Discovery.Decode)
 		o.Immutable, o.Gap = s.Discovery.ImmutableNodes, s.Discovery.DiscoveryJitter
 		session := a.sessions.Get(s.Discovery.ZooKeeper)
 		o.Data = looksForRemote(s) && s.Discovery.GeneratorConfigPath == s.Discovery.Path

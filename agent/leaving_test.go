@@ -43,6 +43,52 @@ func TestDrainFirst(t *testing.T) {
 	require.Zero(t, n.reloads())
 }
 
+// TestMarkedAsLeaving: a server whose registration says that it is leaving goes as one whose registration is gone, and
+// costs nothing more when that is; one that stays after all costs one command. The last one serves until it is replaced.
+func TestMarkedAsLeaving(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.start(0)
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82")
+	n.has("svc", "a b")
+	n.ready()
+	from := n.tap.count()
+	n.hear("a@127.0.0.1:81,leaving", "b@127.0.0.1:82")
+	n.has("svc", "a:maint b")
+	n.hear("b@127.0.0.1:82")
+	n.hear("a@127.0.0.1:81", "b@127.0.0.1:82,leaving")
+	n.has("svc", "a b:maint")
+	n.hear("a@127.0.0.1:81,leaving", "b@127.0.0.1:82")
+	n.has("svc", "a:maint b")
+	n.hear("a@127.0.0.1:81,leaving", "b@127.0.0.1:82,leaving")
+	n.hear()
+	n.hear("c@127.0.0.1:83,leaving")
+	n.hear("c@127.0.0.1:83")
+	n.has("svc", "a:maint b:maint c")
+	require.Equal(t, []string{
+		"set server svc/a_127.0.0.1:81 state maint",
+		"set server svc/a_127.0.0.1:81 state ready",
+		"set server svc/b_127.0.0.1:82 state maint",
+		"set server svc/b_127.0.0.1:82 state ready",
+		"set server svc/a_127.0.0.1:81 state maint",
+		"add server svc/c_127.0.0.1:83",
+		"set server svc/c_127.0.0.1:83 state ready",
+		"set server svc/b_127.0.0.1:82 state maint",
+	}, short3(n.tap.since(from)))
+	require.Zero(t, n.reloads())
+	require.Contains(t, n.logText(), heldLeaving)
+}
+
+// short3 leaves of a command that adds a server only its first three words.
+func short3(lines []string) []string {
+	for i, line := range lines {
+		if strings.HasPrefix(line, "add server") {
+			lines[i] = strings.Join(strings.Fields(line)[:3], " ")
+		}
+	}
+	return lines
+}
+
 // TestGate: with health_gate a server takes traffic after HAProxy's own first good check and not before, without
 // waiting for a whole inter; one whose check fails never does, and nobody waits for it.
 func TestGate(t *testing.T) {

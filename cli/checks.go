@@ -85,15 +85,3 @@ func checkTLS(c config.Check) *registrar.TLSOptions {
 		Verify: !c.TLS.NoVerify, CA: c.TLS.CA, ServerName: c.TLS.ServerName, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
 	}
 }
-
-// combination is what the checks of a service amount to together.
-func combination(name string) registrar.Combination {
-	return map[string]registrar.Combination{"any": registrar.CombineAny, "weighted": registrar.CombineWeighted}[name]
-}
-
-func damping(d *config.Damping) *registrar.Damping {
-	if d == nil {
-		return nil
-	}
-	return &registrar.Damping{Suppress: d.Suppress, Reuse: d.Reuse, HalfLife: d.HalfLife, MaxHold: d.MaxHold}
-}

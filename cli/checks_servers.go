@@ -10,18 +10,22 @@ func serverCheck(c config.Check) (check registrar.HealthCheck, known bool, err e
 	switch c.Type {
 	case "redis":
 		check, err = registrar.NewRedis(registrar.RedisOptions{
-			Host: c.Host, Port: c.Port, Username: c.Username, Password: registrar.Secret(c.Password), PasswordFile: c.PasswordFile, Role: c.Role,
+			Host: c.Host, Port: c.Port, Socket: c.Socket, TLS: checkTLS(c),
+			Username: c.Username, Password: registrar.Secret(c.Password), PasswordFile: c.PasswordFile, Role: c.Role,
 		})
 	case "mysql":
-		check, err = registrar.NewMySQL(registrar.MySQLOptions{Host: c.Host, Port: c.Port, Username: c.Username})
+		check, err = registrar.NewMySQL(registrar.MySQLOptions{Host: c.Host, Port: c.Port, Socket: c.Socket, Username: c.Username})
 	case "postgres":
-		check, err = registrar.NewPostgres(registrar.PostgresOptions{Host: c.Host, Port: c.Port, Username: c.Username, Database: c.Database})
+		check, err = registrar.NewPostgres(registrar.PostgresOptions{
+			Host: c.Host, Port: c.Port, Socket: c.Socket, TLS: checkTLS(c), Username: c.Username, Database: c.Database,
+		})
 	case "amqp":
 		check, err = registrar.NewAMQP(registrar.AMQPOptions{
-			Host: c.Host, Port: c.Port, Username: c.Username, Password: registrar.Secret(c.Password), PasswordFile: c.PasswordFile, VirtualHost: c.VirtualHost,
+			Host: c.Host, Port: c.Port, TLS: checkTLS(c),
+			Username: c.Username, Password: registrar.Secret(c.Password), PasswordFile: c.PasswordFile, VirtualHost: c.VirtualHost,
 		})
 	case "zookeeper":
-		check, err = registrar.NewZooKeeper(registrar.ZooKeeperOptions{Host: c.Host, Port: c.Port, Word: c.Word})
+		check, err = registrar.NewZooKeeper(registrar.ZooKeeperOptions{Host: c.Host, Port: c.Port, TLS: checkTLS(c), Word: c.Word})
 	default:
 		return nil, false, nil
 	}

@@ -62,10 +62,11 @@ func (c *cleaner) add(s registrar.Service) {
 	if !ok {
 		return
 	}
-	r := s.Registration
-	if !slices.ContainsFunc(c.ours[d], func(o discovery.Registration) bool { return o.Path == r.Path && o.Prefix == r.Prefix }) {
-		r.Data = nil // told apart by path and prefix
-		c.ours[d] = append(c.ours[d], r)
+	for _, r := range s.Registration.All() { // a reload may add a format to a service
+		if !slices.ContainsFunc(c.ours[d], r.SamePlace) {
+			r.Data = nil // told apart by path and prefix
+			c.ours[d] = append(c.ours[d], r)
+		}
 	}
 }
 

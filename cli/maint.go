@@ -50,7 +50,7 @@ func (a *app) maintCommand() *cobra.Command {
 	}
 	c.Flags().DurationVar(&o.limit, "for", 0, "`DURATION` after which it ends by itself (default: with myelin enable)")
 	c.Flags().StringVar(&o.reason, "reason", "", "`TEXT` for those who wonder")
-	c.Flags().BoolVar(&o.wait, "wait", false, "wait until the service is withdrawn and drained; --timeout bounds it")
+	c.Flags().BoolVar(&o.wait, "wait", false, "wait until the service is withdrawn; --timeout bounds it")
 	c.Flags().BoolVar(&o.list, "list", false, "show what is in maintenance")
 	return c
 }
@@ -181,7 +181,7 @@ func (a *app) maint(ctx context.Context, client *control.Client, service string,
 // leftPoll is the pause between two looks at a service that leaves.
 const leftPoll = 100 * time.Millisecond
 
-// awaitLeft waits until a service is withdrawn and drained.
+// awaitLeft waits until a service is withdrawn.
 func (a *app) awaitLeft(ctx context.Context, client *control.Client, service string) error {
 	tick := time.NewTicker(leftPoll)
 	defer tick.Stop()
@@ -206,10 +206,10 @@ func staying(all []registrar.ServiceStatus, service string, now time.Time) strin
 	for _, s := range all {
 		switch {
 		case s.Service != service:
-		case s.Registered && s.Problem != "":
-			return "it is registered: " + s.Problem
-		case s.Registered:
-			return "it is registered"
+		case s.Problem != "":
+			return "it may be registered: " + s.Problem
+		case s.Registered || !s.Settled:
+			return "it is being withdrawn"
 		case s.Draining.After(now):
 			return "it drains"
 		}

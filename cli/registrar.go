@@ -25,7 +25,6 @@ import (
 	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
-	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/registrar"
 	"github.com/myelin-sd/myelin/registrar/child"
@@ -171,7 +170,13 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
+	stopping := func() { notify(log, daemon.SdNotifyStopping) }
+	early := context.AfterFunc(ctx, stopping) // a drain takes its time
+	defer func() {
+		if early() {
+			stopping()
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -389,26 +394,9 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 	}
 	var out []registrar.Service
 	for _, s := range c.Services {
-		payload := discovery.Payload{
-			Host: s.Host, Port: s.Port, PortText: s.PortText, Name: c.InstanceID, Weight: s.Weight,
-			ServerOptions: s.ServerOptions, Labels: s.Labels,
-		}
-		data, err := discovery.EncodeNerve(payload)
+		publication, r, err := newPublication(c, s, shared[place(s)] > 1)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
-		}
-		r := discovery.Registration{
-			Path: s.ZKPath, Prefix: c.InstanceID + "_", Data: data,
-			Sequential: s.NodeType != "ephemeral", Ephemeral: true,
-		}
-		if shared[place(s)] > 1 {
-			// Several ports of one service in one path. Nerve calls their nodes alike; ours can be told apart.
-			r.Prefix = fmt.Sprintf("%s_%d_", c.InstanceID, s.Port)
-		}
-		if s.UsePathEncoding {
-			if prefix, ok := discovery.EncodeName(data); ok {
-				r.Prefix = prefix
-			}
 		}
 		checks, err := checks(s, board)
 		if err != nil {
@@ -418,7 +406,7 @@ func registrations(c *config.Registrar, board *registrar.Reports, session func(c
 			Name: s.Name, Registration: r, Directory: session(s.ZooKeeper), Cluster: cluster(s.ZooKeeper), Checks: checks,
 			Interval: s.CheckInterval, CheckMocked: s.CheckMocked, FirstResultDecides: c.NerveCompatible,
 			Combine: combination(s.Combine), Damping: damping(s.Damping), RateLimit: rateLimit(s.RateLimiting),
-			Render: nerveRenderer{payload}, SlowStart: s.SlowStart,
+			Render: publication, SlowStart: s.SlowStart,
 			Leave: registrar.Leave{Notice: s.LeaveNotice, Drain: s.Drain, OnStop: registrar.Hook{Command: s.OnStop, Host: s.Host, Port: s.Port}},
 		})
 	}

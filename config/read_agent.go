@@ -456,14 +456,11 @@ func (t *table) decode() Decode {
 	defer s.done()
 	d.Method = s.str("method", d.Method)
 	d.EndpointName = s.str("endpoint_name", "")
-	switch d.Method {
-	case "nerve":
-	case "serverset", "curator", "auto":
-		s.mismatchMethod("is not available in this version of Myelin", `write "nerve", or leave decode out`)
-	default:
-		if s.value("method") != nil {
-			s.mismatchMethod("is not known", `write "nerve", or leave decode out`)
-		}
+	if !slices.Contains([]string{"nerve", "serverset", "curator", "auto"}, d.Method) && s.value("method") != nil {
+		s.mismatchMethod("is not known", `write "nerve", "serverset", "curator" or "auto", or leave decode out`)
+	}
+	if d.EndpointName != "" && d.Method != "serverset" {
+		s.warn("endpoint_name", "has no effect: only a serverset has additional endpoints", `remove it, or write method = "serverset"`)
 	}
 	return d
 }

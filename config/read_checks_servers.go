@@ -9,14 +9,19 @@ import (
 func (t *table) serverCheck(c *Check) bool {
 	switch c.Type {
 	case "redis":
+		c.Socket = t.socket()
+		t.checkTLS(c)
 		t.login(c)
 		c.Role = t.choice("role", "", "master", "replica")
 		if c.Username != "" && c.Password == "" && c.PasswordFile == "" {
 			t.fail("username", "is given without a password", "write password or password_file too, or remove it")
 		}
 	case "mysql":
+		c.Socket = t.socket()
 		c.Username = t.str("username", "")
 	case "postgres":
+		c.Socket = t.socket()
+		t.checkTLS(c)
 		c.Username, c.Database = t.str("username", ""), t.str("database", "")
 	case "rabbitmq": // Nerve's name and defaults; it always logs in
 		c.Type = "amqp"
@@ -28,13 +33,16 @@ func (t *table) serverCheck(c *Check) bool {
 			c.Password = "guest"
 		}
 		c.VirtualHost = t.virtualHost()
+		t.checkTLS(c)
 	case "amqp":
+		t.checkTLS(c)
 		t.login(c)
 		c.VirtualHost = t.virtualHost()
 		if c.Username == "" && (c.Password != "" || c.PasswordFile != "") {
 			t.fail("username", "is missing beside the password", "write the user to log in as")
 		}
 	case "zookeeper":
+		t.checkTLS(c)
 		c.Word = t.choice("word", "srvr", "srvr", "ruok")
 	default:
 		return false

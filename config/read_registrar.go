@@ -26,6 +26,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.Log = root.log()
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
+	g.ACL = root.acl("")
 	g.MaxConcurrentChecks = int(root.whole("max_concurrent_checks", 0, 1, 100_000))
 
 	root.later("max_repeated_report_failures")
@@ -41,6 +42,7 @@ func (r *reader) registrar(d *document) *Registrar {
 		g.Services = append(g.Services, r.registration(s, g))
 	}
 	r.sharedNodes(g, d)
+	g.Services = r.registrationCopies(g.Services, d)
 	r.someServices(d)
 	root.done()
 	return g
@@ -64,23 +66,38 @@ func (t *table) controlSocket(stateDir, instance string) ControlSocket {
 	return ControlSocket{Path: path, Given: true}
 }
 
-// sharedNodes refuses two services that would write to one node: only a sequence tells the nodes of one path and one
-// instance apart.
+// sharedNodes refuses two services that would write to one node, or take each other's for their own: in Nerve's format
+// only a sequence tells the nodes of one path and one instance apart, and in a serverset nothing does.
 func (r *reader) sharedNodes(g *Registrar, d *document) {
 	nodes := map[string]string{}
 	for i, s := range g.Services {
-		if s.NodeType != "ephemeral" || s.UsePathEncoding || s.ZKPath == "" {
-			continue
+		for n, format := range s.Payload {
+			path, key, remedy := s.PayloadPaths[format], "payload_paths", "give one of them another path"
+			if n == 0 {
+				path, key = s.ZKPath, "zk_path"
+			}
+			switch {
+			case path == "", format == "curator", format == "nerve" && (s.UsePathEncoding || strings.HasSuffix(s.NodeType, "_sequential")):
+				continue
+			case format == "nerve":
+				remedy = "give one of them another zk_path, or leave node_type out of both"
+			}
+			node := format + " " + strings.Join(slices.Sorted(slices.Values(s.ZooKeeper.Hosts)), ",") + s.ZooKeeper.Chroot + path
+			if other, taken := nodes[node]; taken {
+				t := r.table(d.services[i].node, d.services[i].path)
+				t.fail(key, fmt.Sprintf("services %s and %s would both be the same %s", other, s.Name, nodeWord(format)), remedy)
+				continue
+			}
+			nodes[node] = s.Name
 		}
-		node := strings.Join(slices.Sorted(slices.Values(s.ZooKeeper.Hosts)), ",") + s.ZooKeeper.Chroot + s.ZKPath
-		if other, taken := nodes[node]; taken {
-			t := r.table(d.services[i].node, d.services[i].path)
-			t.fail("zk_path", fmt.Sprintf("services %s and %s would both be the same znode", other, s.Name),
-				"give one of them another zk_path, or leave node_type out of both")
-			continue
-		}
-		nodes[node] = s.Name
 	}
+}
+
+func nodeWord(format string) string {
+	if format == "serverset" {
+		return "member of the serverset"
+	}
+	return "znode"
 }
 
 // instanceID becomes the name in the payload and the beginning of the znode's name.
@@ -154,13 +171,16 @@ func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	g.UsePathEncoding = t.flag("use_path_encoding", false)
 	g.NodeType = t.nodeType()
 
-	t.later("ttl_seconds", "load_test_concurrency", "acl")
-	g.TTL = t.duration("ttl_seconds", 0, positive)
+	g.TTL = t.ttl(g.NodeType)
 	g.RateLimiting = t.rateLimiting()
 	g.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
 	t.leave(&g, file.NerveCompatible)
-	g.ACL = t.str("acl", "")
+	if g.ACL = t.acl(file.ACL); g.ACL == "creator" && g.ZooKeeper.Auth == nil {
+		t.fail("acl", "creator needs a login, or nobody could own the znodes", "give zookeeper.auth, or write acl = \"open\"")
+	}
 	g.Payload = t.payload()
+	g.PayloadPaths = t.payloadPaths(g.Payload, g.ZKPath)
+	t.formatless(g)
 	t.ignored("ports", "Nerve takes one port a service; Airbnb's cookbook writes it")
 	t.done()
 	return g
@@ -230,16 +250,38 @@ func (t *table) weight() *int {
 }
 
 func (t *table) nodeType() string {
-	const def = "ephemeral_sequential"
-	s := t.str("node_type", def)
-	switch s {
-	case def, "ephemeral":
-	case "persistent", "persistent_sequential":
-		t.fail("node_type", "node type "+s+" is not available in this version of Myelin", "use ephemeral_sequential, or ephemeral")
-	default:
-		t.mismatch("node_type", "a node type", "use ephemeral_sequential, or ephemeral")
+	return t.choice("node_type", "ephemeral_sequential", "ephemeral_sequential", "ephemeral", "persistent", "persistent_sequential")
+}
+
+func (t *table) ttl(nodeType string) time.Duration {
+	ttl := t.duration("ttl_seconds", 0, positive)
+	if ttl > 0 && strings.HasPrefix(nodeType, "ephemeral") {
+		t.warn("ttl_seconds", "has no effect on an ephemeral znode, as in Nerve", "remove it, or use a persistent node_type")
+		return 0
 	}
-	return s
+	return ttl
+}
+
+// acl says who may change what is registered: creator, or empty for everybody, which is the default unless def is given.
+func (t *table) acl(def string) string {
+	if acl := t.choice("acl", cmp.Or(def, "open"), "open", "creator"); acl != "open" {
+		return acl
+	}
+	return ""
+}
+
+// formatless complains about what only Nerve's format has, where that is not published.
+func (t *table) formatless(g Registration) {
+	if !slices.Contains(g.Payload, "nerve") {
+		for _, key := range []string{"node_type", "use_path_encoding", "ttl_seconds", "slow_start"} {
+			if t.value(key) != nil {
+				t.warn(key, "has no effect without the payload nerve", "remove it, or add nerve to payload")
+			}
+		}
+	}
+	if g.LoadTestConcurrency > 0 && (g.UsePathEncoding || !slices.Equal(g.Payload, []string{"nerve"})) {
+		t.fail("load_test_concurrency", "the copies would all have the same znode", "leave use_path_encoding and payload out")
+	}
 }
 
 func (t *table) rateLimiting() *RateLimiting {
@@ -255,32 +297,96 @@ func (t *table) rateLimiting() *RateLimiting {
 	return l
 }
 
-// payload are the formats to register in. Formats to come are warned of as long as Nerve's is among the list; without
-// it nothing that was asked for would be published.
+// formats are those that a service can be registered in.
+var formats = []string{"nerve", "serverset", "curator"}
+
+// payload are the formats to register in.
 func (t *table) payload() []string {
-	formats := t.lines("payload")
-	if formats == nil {
+	given := t.lines("payload")
+	if given == nil {
 		return []string{"nerve"}
 	}
-	for _, f := range formats {
-		switch f {
-		case "nerve":
-		case "serverset", "curator":
-			if slices.Contains(formats, "nerve") {
-				t.warn("payload", "payload "+f+" has no effect in this version of Myelin", "it can stay")
-			} else {
-				t.fail("payload", "payload "+f+" is not available in this version of Myelin", "use nerve")
-			}
+	var out []string
+	for _, f := range given {
+		switch {
+		case slices.Contains(out, f):
+			t.fail("payload", "payload "+quote(f)+" is there twice", "keep one")
+		case slices.Contains(formats, f):
+			out = append(out, f)
 		default:
 			said := quote(f)
 			if t.at("payload").expanded() {
 				said = "from the environment"
 			}
-			t.fail("payload", "payload "+said+" is not known", "use nerve")
+			t.fail("payload", "payload "+said+" is not known", "use nerve, serverset or curator")
 		}
 	}
-	if len(formats) == 0 && !t.at("payload").broken {
+	if len(given) == 0 && !t.at("payload").broken {
 		t.fail("payload", "the list is empty", `write ["nerve"], or remove it`)
 	}
-	return formats
+	return out
+}
+
+// payloadPaths are where the formats after the first are registered: their readers take whatever they find in a path, so
+// that each needs its own.
+func (t *table) payloadPaths(payload []string, first string) map[string]string {
+	s := t.sub("payload_paths")
+	taken := map[string]bool{first: true}
+	var paths map[string]string
+	for i, f := range payload {
+		switch {
+		case i == 0 && (s == nil || s.value(f) == nil):
+			continue
+		case i == 0:
+			s.fail(f, "the first payload is registered in zk_path", "remove it, or put another payload first")
+			continue
+		case s == nil || s.value(f) == nil:
+			t.fail("payload_paths", "there is no path for the payload "+f, fmt.Sprintf(`write payload_paths = { %s = "/discovery/user-api" }`, f))
+			continue
+		}
+		p := s.znode(f, "")
+		if p != "" && taken[p] {
+			s.fail(f, p+" is the path of another payload of the service", "give each its own: readers take all that is in a path")
+		}
+		if taken[p] = true; paths == nil {
+			paths = map[string]string{}
+		}
+		paths[f] = p
+	}
+	if s == nil {
+		return paths
+	}
+	for _, f := range formats {
+		if s.given(f) != nil && !slices.Contains(payload, f) {
+			s.warn(f, "has no effect: the service is not registered in this format", "remove it, or add "+f+" to payload")
+		}
+	}
+	s.done()
+	return paths
+}
+
+// registrationCopies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Nerve
+// does.
+func (r *reader) registrationCopies(services []Registration, d *document) []Registration {
+	taken := map[string]bool{}
+	for _, s := range services {
+		taken[s.Name] = true
+	}
+	var out []Registration
+	for i, s := range services {
+		if s.LoadTestConcurrency == 0 {
+			out = append(out, s)
+			continue
+		}
+		for n := range s.LoadTestConcurrency {
+			c := s
+			c.Name, c.Copy = fmt.Sprintf("%s_%d", s.Name, n), n
+			if taken[c.Name] {
+				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+c.Name+" already", "rename that one")
+				break
+			}
+			out = append(out, c)
+		}
+	}
+	return out
 }

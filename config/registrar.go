@@ -22,7 +22,8 @@ type Registrar struct {
 	Admin                     Admin
 	Log                       Log
 	NerveCompatible           bool
-	MaxConcurrentChecks       int // 0: the registrar's default
+	ACL                       string // default of the services: creator, or empty for open
+	MaxConcurrentChecks       int    // 0: the registrar's default
 	Strict                    bool
 }
 
@@ -54,18 +55,21 @@ type Registration struct {
 	Labels        map[string]any // nil: absent
 
 	UsePathEncoding     bool
-	NodeType            string // ephemeral_sequential (default), ephemeral, persistent, persistent_sequential
-	TTL                 time.Duration
+	NodeType            string        // ephemeral_sequential (default), ephemeral, persistent, persistent_sequential
+	TTL                 time.Duration // of persistent nodes; 0: none
 	RateLimiting        *RateLimiting
 	LoadTestConcurrency int
+	Copy                int // number of this copy, from 0, where LoadTestConcurrency is not 0
 
 	LeaveNotice time.Duration // default 500 ms; 0 with nerve_compatible or use_path_encoding
 	Drain       time.Duration // default 5 s; 0 with nerve_compatible
 	OnStop      []string      // a program and its arguments
 	SlowStart   time.Duration // 0: none
 
-	ACL     string
-	Payload []string // default ["nerve"]
+	ACL     string   // creator, or empty for open
+	Payload []string // default ["nerve"]; the first one is registered at ZKPath
+
+	PayloadPaths map[string]string // where each further format is registered; nil: there is none
 }
 
 // Damping holds back a service that goes up and down too often.
@@ -92,7 +96,7 @@ type Check struct {
 	Interval time.Duration // 0: the registration's check_interval
 	Share    *int          // of the weight, 0: only shown; nil: 1
 
-	// http, tcp, grpc
+	// http, tcp, grpc, redis, mysql, postgres; TLS also of amqp and zookeeper
 	Socket string // a Unix socket instead of Host and Port; empty: none
 	SSL    bool
 	TLS    *TLS // with SSL

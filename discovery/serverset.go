@@ -9,7 +9,7 @@ import (
 // ServersetPrefix is what the nodes of a serverset are called, up to the sequence number.
 const ServersetPrefix = "member_"
 
-// Statuses of a serverset's member. Readers take a member that is ALIVE, and no other.
+// Statuses of a serverset's member that we write. Readers take a member that is ALIVE, and no other.
 const (
 	statusAlive    = "ALIVE"
 	statusStopping = "STOPPING"
@@ -18,7 +18,7 @@ const (
 // EncodeServerset returns a member as Twitter's serversets have it, which Finagle, Aurora and Prometheus read. A label
 // "shard" that is a whole number of 32 bits is the member's shard. The format knows neither names nor weights. One that
 // is leaving is STOPPING, and readers leave it alone.
-func EncodeServerset(p Payload, leaving bool) ([]byte, error) {
+func EncodeServerset(p Payload) ([]byte, error) {
 	type endpoint struct {
 		Host string `json:"host"`
 		Port uint16 `json:"port"`
@@ -29,7 +29,7 @@ func EncodeServerset(p Payload, leaving bool) ([]byte, error) {
 		Status     string              `json:"status"`
 		Shard      *int                `json:"shard,omitempty"`
 	}{endpoint{p.Host, p.Port}, map[string]endpoint{}, statusAlive, shard(p.Labels["shard"])}
-	if leaving {
+	if p.Leaving {
 		wire.Status = statusStopping
 	}
 	return compact(wire, p.Name)
@@ -47,8 +47,8 @@ func shard(label any) *int {
 
 // DecodeServerset returns a decoder of serverset members, as DecodeNerve is one of Nerve's registrations. With a name
 // the instance is the additional endpoint of that name. The shard becomes the instance's name, as in Synapse. A member
-// whose status is not ALIVE is rejected with ReasonStatus; Synapse takes it, and sends requests to one that starts or
-// stops.
+// that is STOPPING is one that is leaving; one whose status is anything else but ALIVE is rejected with ReasonStatus.
+// Synapse takes them all, and sends requests to one that starts or has died.
 func DecodeServerset(endpoint string) func(node string, data []byte) (Instance, error) {
 	return func(node string, data []byte) (Instance, error) {
 		fields, err := document(data)
@@ -60,7 +60,8 @@ func DecodeServerset(endpoint string) func(node string, data []byte) (Instance, 
 }
 
 func serverset(node string, fields map[string]any, endpoint string) (Instance, error) {
-	if status, ok := fields["status"].(string); ok && status != statusAlive {
+	status, ok := fields["status"].(string)
+	if ok && status != statusAlive && status != statusStopping {
 		return Instance{}, reject(ReasonStatus, "the member says status: %s", quote(status))
 	}
 	at, what := fields["serviceEndpoint"], "serviceEndpoint"
@@ -72,7 +73,7 @@ func serverset(node string, fields map[string]any, endpoint string) (Instance, e
 	if !ok {
 		return Instance{}, reject(ReasonHost, "no %s", what)
 	}
-	in := Instance{Node: node, ID: SequenceID(node)}
+	in := Instance{Node: node, ID: SequenceID(node), Leaving: status == statusStopping}
 	var err error
 	if in.Endpoint, err = endpointOf(place["host"], place["port"]); err != nil {
 		return Instance{}, err

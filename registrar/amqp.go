@@ -15,6 +15,7 @@ import (
 type AMQPOptions struct {
 	Host string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
 	Port uint16
+	TLS  *TLSOptions // nil: plain TCP
 
 	Username     string // empty: no login, the broker's greeting is enough
 	Password     Secret
@@ -37,6 +38,9 @@ func NewAMQP(o AMQPOptions) (AMQP, error) {
 	case o.Username == "" && (o.Password != "" || o.PasswordFile != ""):
 		return AMQP{}, errors.New("make amqp check: the password has no username")
 	}
+	if err := o.TLS.valid(); err != nil {
+		return AMQP{}, fmt.Errorf("make amqp check: %w", err)
+	}
 	return AMQP{o}, nil
 }
 
@@ -46,7 +50,7 @@ func (c AMQP) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return converse(ctx, c.o.Host, c.o.Port, func(t *conversation) error {
+	return converse(ctx, place{host: c.o.Host, port: c.o.Port}, c.o.TLS, func(t *conversation) error {
 		if err := t.send([]byte("AMQP\x00\x00\x09\x01")); err != nil {
 			return err
 		}

@@ -38,20 +38,38 @@ func (s Secret) GoString() string { return s.String() }
 // own environment; a check is one question.
 type conversation struct {
 	ctx  context.Context // of the one check that the conversation is
+	to   place
 	conn net.Conn
 	left int // bytes that the server may still say
 }
 
-// converse opens a connection, has talk speak over it, and closes it. It returns within ctx.
-func converse(ctx context.Context, host string, port uint16, talk func(*conversation) error) error {
-	conn, err := dial(ctx, host, port, 0)
+// converse opens a connection, has talk speak over it, and closes it. With o it is TLS from its first byte on. It returns
+// within ctx.
+func converse(ctx context.Context, to place, o *TLSOptions, talk func(*conversation) error) error {
+	conn, err := to.dial(ctx, 0)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	c := &conversation{ctx: ctx, to: to, conn: conn, left: maxReply}
+	defer func() { c.conn.Close() }()                                                // that of TLS says so to the server
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends what blocks
 	defer stop()
-	return talk(&conversation{ctx: ctx, conn: conn, left: maxReply})
+	if o != nil {
+		if err := c.startTLS(o); err != nil {
+			return err
+		}
+	}
+	return talk(c)
+}
+
+// startTLS goes on with TLS.
+func (c *conversation) startTLS(o *TLSOptions) error {
+	t, err := o.open(c.ctx, c.conn, c.to)
+	if err != nil {
+		return err
+	}
+	c.conn = t
+	return nil
 }
 
 // Read returns no io.EOF: a server that closes in the middle of its answer has not answered.

@@ -44,9 +44,11 @@ func (s *State) UnmarshalText(text []byte) error {
 type Health struct {
 	rise, fall   int
 	firstDecides bool
+	trusted      bool
 
-	state  State
-	streak int // results in a row that speak against state
+	state   State
+	leaning State // what the last result that spoke against state said
+	streak  int   // how many in a row did
 }
 
 // NewHealth returns an Unknown health. rise and fall below 1 count as 1. Nothing being known, rise passes in a row are
@@ -54,6 +56,11 @@ type Health struct {
 func NewHealth(rise, fall int, firstDecides bool) Health {
 	return Health{rise: max(rise, 1), fall: max(fall, 1), firstDecides: firstDecides}
 }
+
+// Trust says that what stands rests on an earlier judgement, of other checks or of the process before. It takes fall
+// failures in a row to be down then, as it does from Up: one blip must not withdraw a service because its file was
+// changed, or its registrar started again. Call it before the first result.
+func (h *Health) Trust() { h.trusted = true }
 
 // State is what the results so far amount to.
 func (h *Health) State() State { return h.state }
@@ -68,8 +75,11 @@ func (h *Health) Observe(ok bool) (changed bool) {
 		h.streak = 0
 		return false
 	}
+	if says != h.leaning {
+		h.leaning, h.streak = says, 0
+	}
 	h.streak++
-	if h.state == Unknown && (h.firstDecides || !ok) {
+	if h.state == Unknown && (ok && h.firstDecides || !ok && !h.trusted) {
 		need = 1
 	}
 	if h.streak < need {

@@ -15,18 +15,26 @@ func TestHealth(t *testing.T) {
 		rise, fall    int
 		firstDecides  bool
 		results, want string
+		trusted       bool
 	}{
-		{"Nerve's example", 3, 2, true, "TFTFFTTT", "uuuudddu"},
-		{"Nerve: the first failure decides as well", 3, 2, true, "FTTTFTF", "ddduuuu"},
-		{"rise 3, fall 2", 3, 2, false, "TTTFTFFTTT", "??uuuudddu"},
-		{"the first failure makes it down", 3, 2, false, "FTTT", "dddu"},
-		{"a failure before rise passes makes it down", 3, 2, false, "TTFTTT", "??dddu"},
-		{"rise 1, fall 1", 1, 1, false, "TFTTFF", "uduudd"},
-		{"results that differ start over", 2, 3, false, "TTFFTFFTFFF", "?uuuuuuuuud"},
-		{"less than 1 counts as 1", 0, -1, false, "TFT", "udu"},
+		{"Nerve's example", 3, 2, true, "TFTFFTTT", "uuuudddu", false},
+		{"Nerve: the first failure decides as well", 3, 2, true, "FTTTFTF", "ddduuuu", false},
+		{"rise 3, fall 2", 3, 2, false, "TTTFTFFTTT", "??uuuudddu", false},
+		{"the first failure makes it down", 3, 2, false, "FTTT", "dddu", false},
+		{"a failure before rise passes makes it down", 3, 2, false, "TTFTTT", "??dddu", false},
+		{"rise 1, fall 1", 1, 1, false, "TFTTFF", "uduudd", false},
+		{"results that differ start over", 2, 3, false, "TTFFTFFTFFF", "?uuuuuuuuud", false},
+		{"less than 1 counts as 1", 0, -1, false, "TFT", "udu", false},
+		{"trusted: failures take as many as later", 3, 2, false, "FTFFTTT", "???dddu", true},
+		{"trusted: passes take as many as ever", 2, 2, false, "TFTTFF", "???uud", true},
+		{"trusted, as Nerve: a pass decides, a failure does not", 3, 2, true, "FTFF", "?uud", true},
+		{"trusted, as Nerve: failures do", 3, 2, true, "FF", "?d", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := NewHealth(c.rise, c.fall, c.firstDecides)
+			if c.trusted {
+				h.Trust()
+			}
 			require.Equal(t, Unknown, h.State())
 			var got strings.Builder
 			for _, r := range c.results {

@@ -169,10 +169,10 @@ func (k *keeper) act(ctx context.Context, timer *time.Timer) (over bool) {
 	k.expire(now)
 	due := soonest{-1}
 	due.by(k.relieve(now))
-	k.renew(now)
 	if k.throttle.over(now) {
 		k.pursue(now)
 	}
+	k.renew(now)
 	due.by(k.throttle.wait(now))
 	due.by(k.ask(ctx, now))
 	if k.leaving {

@@ -12,8 +12,9 @@ import (
 
 // MySQLOptions describe a check of a MySQL or MariaDB server.
 type MySQLOptions struct {
-	Host string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
-	Port uint16
+	Host   string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
+	Port   uint16
+	Socket string // path of a Unix socket to connect to instead of Host and Port, unless empty
 
 	// Username is the account that the handshake is made with; empty: "myelin-check", which no server need have. It has
 	// no password. With an account that exists the server logs nothing of a check.
@@ -44,7 +45,7 @@ func NewMySQL(o MySQLOptions) (MySQL, error) {
 
 // Check makes one handshake, over a connection of its own.
 func (c MySQL) Check(ctx context.Context) error {
-	return converse(ctx, c.o.Host, c.o.Port, func(t *conversation) error {
+	return converse(ctx, place{c.o.Host, c.o.Port, c.o.Socket}, nil, func(t *conversation) error {
 		seq, payload, err := mySQLPacket(t)
 		if err != nil {
 			return err

@@ -13,8 +13,10 @@ import (
 
 // PostgresOptions describe a check of a PostgreSQL server, or of a pooler that speaks its protocol.
 type PostgresOptions struct {
-	Host string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
-	Port uint16
+	Host   string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
+	Port   uint16
+	Socket string      // path of a Unix socket to connect to instead of Host and Port, unless empty
+	TLS    *TLSOptions // nil: plain TCP. The server must offer it
 
 	// Username and Database are those that the connection is asked for; empty: "postgres". Nobody logs in.
 	Username, Database string
@@ -33,6 +35,9 @@ func NewPostgres(o PostgresOptions) (Postgres, error) {
 			return Postgres{}, fmt.Errorf("make postgres check: %q is not a name", plain(name))
 		}
 	}
+	if err := o.TLS.valid(); err != nil {
+		return Postgres{}, fmt.Errorf("make postgres check: %w", err)
+	}
 	return Postgres{o}, nil
 }
 
@@ -41,7 +46,12 @@ const maxPostgresName = 1000
 
 // Check asks once, over a connection of its own.
 func (c Postgres) Check(ctx context.Context) error {
-	return converse(ctx, c.o.Host, c.o.Port, func(t *conversation) error {
+	return converse(ctx, place{c.o.Host, c.o.Port, c.o.Socket}, nil, func(t *conversation) error {
+		if c.o.TLS != nil {
+			if err := postgresTLS(t, c.o.TLS); err != nil {
+				return err
+			}
+		}
 		if err := t.send(postgresStartup(c.o.Username, c.o.Database)); err != nil {
 			return err
 		}
@@ -54,6 +64,26 @@ func (c Postgres) Check(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// postgresTLS asks for TLS, which the server grants with one byte, and goes on with it.
+func postgresTLS(t *conversation, o *TLSOptions) error {
+	if err := t.send([]byte{0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f}); err != nil { // the length, and the number of the request
+		return err
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(t, answer[:]); err != nil {
+		return err
+	}
+	switch answer[0] {
+	case 'S':
+		return t.startTLS(o)
+	case 'N':
+		return errors.New("the server offers no TLS; remove ssl, or set it up there")
+	case 'E':
+		return postgresOldError(nil, t)
+	}
+	return stranger("PostgreSQL", answer[:])
 }
 
 // postgresStartup is the first message: its length (4 bytes, these included), version 3.0, and pairs of texts that end

@@ -12,8 +12,10 @@ import (
 
 // RedisOptions describe a check of a Redis server, or of one that speaks its protocol.
 type RedisOptions struct {
-	Host string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
-	Port uint16
+	Host   string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
+	Port   uint16
+	Socket string      // path of a Unix socket to connect to instead of Host and Port, unless empty
+	TLS    *TLSOptions // nil: plain TCP
 
 	Username     string // empty: Redis's own "default", and the form of AUTH that servers before 6 know
 	Password     Secret
@@ -34,6 +36,9 @@ func NewRedis(o RedisOptions) (Redis, error) {
 	case o.Username != "" && o.Password == "" && o.PasswordFile == "":
 		return Redis{}, errors.New("make redis check: the username has no password")
 	}
+	if err := o.TLS.valid(); err != nil {
+		return Redis{}, fmt.Errorf("make redis check: %w", err)
+	}
 	return Redis{o}, nil
 }
 
@@ -43,7 +48,7 @@ func (c Redis) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return converse(ctx, c.o.Host, c.o.Port, func(t *conversation) error {
+	return converse(ctx, place{c.o.Host, c.o.Port, c.o.Socket}, c.o.TLS, func(t *conversation) error {
 		// All at once: the answers come in the order of the questions.
 		if err := t.send(c.questions(secret)); err != nil {
 			return err

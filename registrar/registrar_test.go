@@ -297,6 +297,23 @@ func TestNodeLost(t *testing.T) {
 	}
 }
 
+// TestSoonBack: however long the directory was away, and whatever pause there was, a session that has expired meanwhile is
+// followed by a registration within a second.
+func TestSoonBack(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, 4900 * time.Millisecond, time.Minute, time.Hour} {
+		play(t, nil, func(s *stage) {
+			s.wait(5 * time.Second)
+			s.dir.goAway()
+			s.wait(away)
+			s.dir.expire()
+			s.wait(away)
+			s.dir.comeBack()
+			s.wait(time.Second)
+			s.nodes("/services/user-api/web-1_0002 v1")
+		})
+	}
+}
+
 // TestRepairsAreLimited: somebody who deletes the node over and over is not fought at the network's speed.
 func TestRepairsAreLimited(t *testing.T) {
 	play(t, nil, func(s *stage) {
@@ -541,6 +558,16 @@ func TestInherits(t *testing.T) {
 			s.nodes("/services/user-api/web-1_0001 v1")
 		})
 	})
+	t.Run("a blip at the start", func(t *testing.T) {
+		inherited(t, was, func(s *stage) {
+			s.check.set(errSick)
+			s.wait(time.Second)
+			s.check.set(nil)
+			s.wait(5 * time.Second)
+			require.Equal(t, []string{"keep " + node}, s.dir.requests())
+			require.Equal(t, 1, s.dir.fewest())
+		})
+	})
 	t.Run("down while the directory is away", func(t *testing.T) {
 		inherited(t, was, func(s *stage) {
 			s.dir.goAway()
@@ -736,6 +763,23 @@ func TestReload(t *testing.T) {
 			sv.Checks = []Check{{Name: "strict", HealthCheck: &switchable{err: errSick}}}
 			require.NoError(t, s.Reload([]Service{sv}))
 			s.wait(0)
+			s.nodes()
+		})
+	})
+	t.Run("other checks that fail as often as they may", func(t *testing.T) {
+		registered(t, func(s *stage) {
+			sv := s.service()
+			strict := &switchable{err: errSick}
+			sv.Checks = []Check{{Name: "strict", HealthCheck: strict, Fall: 4, Interval: time.Second}}
+			require.NoError(t, s.Reload([]Service{sv}))
+			s.wait(1900 * time.Millisecond)
+			require.Contains(t, []int{2, 3}, strict.count())
+			strict.set(nil)
+			s.wait(5 * time.Second)
+			s.nodes(node + " v1")
+			require.Equal(t, 1, s.dir.fewest())
+			strict.set(errSick)
+			s.wait(4 * time.Second)
 			s.nodes()
 		})
 	})

@@ -24,20 +24,24 @@ import (
 // nobody is who a server runs as that refuses to be root.
 const nobody = 65534
 
-// installed returns the path of a server's program. It skips the test when there is none, and fails it when CI=true.
-func installed(t *testing.T, pkg string, patterns ...string) string {
+// installed returns the path of a server's program: in one of the places, or in PATH. It skips the test when there is
+// none, and fails it when CI=true.
+func installed(t *testing.T, pkg, name string, places ...string) string {
 	t.Helper()
-	for _, pattern := range patterns {
-		paths, err := filepath.Glob(pattern)
+	for _, pattern := range places {
+		paths, err := filepath.Glob(filepath.Join(pattern, name))
 		require.NoError(t, err)
 		if len(paths) > 0 {
 			return paths[len(paths)-1] // the newest of several versions
 		}
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("CI must have a real server of %s: there is no %s", pkg, patterns[0])
+	if path, err := exec.LookPath(name); err == nil {
+		return path
 	}
-	t.Skipf("NOT TESTED against a real server: there is no %s; install it (apt-get install %s) to run this test", patterns[0], pkg)
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("CI must have a real server of %s: there is no %s", pkg, name)
+	}
+	t.Skipf("NOT TESTED against a real server: there is no %s; install it (apt-get install %s) to run this test", name, pkg)
 	return ""
 }
 
@@ -58,6 +62,28 @@ func own(t *testing.T, path string) {
 		require.NoError(t, os.Chown(path, nobody, nobody))
 	}
 }
+
+// certificates are those of a server and of who vouches for it, where a server of another user can read them.
+func certificates(t *testing.T, dir string) (server string, trust *TLSOptions) {
+	t.Helper()
+	files, err := zktest.WriteCertificates(filepath.Join(dir, "tls"))
+	require.NoError(t, err)
+	server = filepath.Join(dir, "tls", "server.pem") // the key too
+	for _, path := range []string{filepath.Dir(server), server, files.CA} {
+		own(t, path)
+	}
+	return server, &TLSOptions{Verify: true, CA: readFile(t, files.CA)}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return b
+}
+
+// unknownAuthority is what a check says whose TLSOptions trust somebody else.
+const unknownAuthority = "tls: failed to verify certificate: x509: certificate signed by unknown authority"
 
 func freePort(t *testing.T) uint16 { return closedPort(t) }
 
@@ -190,24 +216,32 @@ func newRedis(t *testing.T, o RedisOptions) Redis {
 
 func TestRedisServer(t *testing.T) {
 	t.Parallel()
-	program := installed(t, "redis-server", "/usr/bin/redis-server", "/usr/local/bin/redis-server")
+	program := installed(t, "redis-server", "redis-server")
 	dir := folder(t)
 	master, replica := freePort(t), freePort(t)
 	run := func(port uint16, args ...string) *server {
 		args = append([]string{"--port", strconv.Itoa(int(port)), "--bind", "127.0.0.1", "--save", "", "--dir", dir, "--repl-diskless-sync-delay", "0"}, args...)
 		return start(t, command(dir, program, args...))
 	}
-	s := run(master)
+	certificate, trust := certificates(t, dir)
+	secure, socket := freePort(t), filepath.Join(dir, "s")
+	s := run(master, "--unixsocket", socket, "--tls-port", strconv.Itoa(int(secure)), "--tls-auth-clients", "no",
+		"--tls-cert-file", certificate, "--tls-key-file", certificate, "--tls-ca-cert-file", certificate)
 	any := newRedis(t, RedisOptions{Port: master})
 	s.eventually(any)
 	require.NoError(t, once(t, newRedis(t, RedisOptions{Port: master, Role: "master"})))
 	require.EqualError(t, once(t, newRedis(t, RedisOptions{Port: master, Role: "replica"})), "role is master, not replica")
+	require.NoError(t, once(t, newRedis(t, RedisOptions{Socket: socket, Role: "master"})))
+	require.NoError(t, once(t, newRedis(t, RedisOptions{Port: secure, TLS: trust, Role: "master"})))
+	require.EqualError(t, once(t, newRedis(t, RedisOptions{Port: secure, TLS: &TLSOptions{Verify: true}})),
+		fmt.Sprintf("open TLS with 127.0.0.1:%d: %s", secure, unknownAuthority))
+	require.Error(t, once(t, newRedis(t, RedisOptions{Port: secure})), "without TLS")
 	require.EqualError(t, once(t, newRedis(t, RedisOptions{Port: master, Password: "hunter2"})),
 		"log in: the server says ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?")
 
 	ask := func(words ...string) { // as a client does
 		t.Helper()
-		require.NoError(t, converse(t.Context(), "127.0.0.1", master, func(c *conversation) error {
+		require.NoError(t, converse(t.Context(), place{host: "127.0.0.1", port: master}, nil, func(c *conversation) error {
 			require.NoError(t, c.send(redisCommand(nil, words...)))
 			_, err := (redisReader{bufio.NewReader(c), ""}).reply("ask")
 			return err
@@ -240,7 +274,7 @@ func TestRedisServer(t *testing.T) {
 // TestRedisServerTroubles: a server that is full, or loads, or cannot be reached from here says so.
 func TestRedisServerTroubles(t *testing.T) {
 	t.Parallel()
-	program := installed(t, "redis-server", "/usr/bin/redis-server", "/usr/local/bin/redis-server")
+	program := installed(t, "redis-server", "redis-server")
 	dir := folder(t)
 	port := freePort(t)
 	args := []string{"--port", strconv.Itoa(int(port)), "--bind", "127.0.0.1", "--dir", dir, "--maxclients", "1", "--rdbcompression", "no"}
@@ -296,7 +330,7 @@ type mariaDB struct {
 
 func newMariaDB(t *testing.T, args ...string) *mariaDB {
 	t.Helper()
-	program := installed(t, "mariadb-server-core", "/usr/sbin/mariadbd")
+	program := installed(t, "mariadb-server-core", "mariadbd", "/usr/sbin")
 	m := &mariaDB{dir: folder(t), port: freePort(t)}
 	small := []string{"--no-defaults", "--datadir=" + m.dir, "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M", "--innodb-flush-log-at-trx-commit=0", "--skip-innodb-doublewrite"}
 	tables := []byte("CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n")
@@ -350,7 +384,7 @@ func (m *mariaDB) doesNotBlockUs(mayFail int) {
 	const noticed = "(This connection closed normally without authentication)"
 	require.NotContains(t, m.log(), noticed)
 	for range mayFail {
-		require.NoError(t, converse(t.Context(), "127.0.0.1", c.o.Port, func(t *conversation) error {
+		require.NoError(t, converse(t.Context(), place{host: "127.0.0.1", port: c.o.Port}, nil, func(t *conversation) error {
 			_, _, err := mySQLPacket(t)
 			return err
 		}))
@@ -369,7 +403,8 @@ func TestMySQLServer(t *testing.T) {
 	m := newMariaDB(t, "--max-connect-errors="+strconv.Itoa(mayFail), "--max-connections="+strconv.Itoa(connections))
 	stranger, known := newMySQL(t, MySQLOptions{Port: m.port}), newMySQL(t, MySQLOptions{Port: m.port, Username: "checker"})
 	locked := newMySQL(t, MySQLOptions{Port: m.port, Username: "locked"})
-	for _, c := range []HealthCheck{stranger, known, locked} {
+	socket := newMySQL(t, MySQLOptions{Socket: filepath.Join(m.dir, "s")})
+	for _, c := range []HealthCheck{stranger, known, locked, socket} {
 		require.NoError(t, once(t, c))
 	}
 	m.await("a refusal in the log", func() bool { return strings.Contains(m.log(), "Access denied for user 'myelin-check'@") })
@@ -415,11 +450,11 @@ type postgres struct {
 
 func newPostgresServer(t *testing.T) *postgres {
 	t.Helper()
-	program := installed(t, "postgresql", "/usr/lib/postgresql/*/bin/postgres", "/usr/local/bin/postgres")
+	program := installed(t, "postgresql", "postgres", "/usr/lib/postgresql/*/bin")
 	p := &postgres{dir: folder(t), program: program, port: freePort(t)}
 	data := filepath.Join(p.dir, "d")
 	runs(t, command(p.dir, filepath.Join(filepath.Dir(program), "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"))
-	access := "host all refused all reject\nhost all scram all scram-sha-256\nhost all md5 all md5\nhost all all all trust\n"
+	access := "local all all trust\nhost all refused all reject\nhost all scram all scram-sha-256\nhost all md5 all md5\nhost all all all trust\n"
 	require.NoError(t, os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(access), 0o600))
 	return p
 }
@@ -436,13 +471,18 @@ func (p *postgres) start(t *testing.T, settings ...string) {
 func TestPostgresServer(t *testing.T) {
 	t.Parallel()
 	p := newPostgresServer(t)
-	p.start(t)
+	certificate, trust := certificates(t, p.dir)
+	p.start(t, "ssl=on", "ssl_cert_file="+certificate, "ssl_key_file="+certificate)
 	p.eventually(newPostgres(t, PostgresOptions{Port: p.port}))
 	quiet := p.log()
 	for _, user := range []string{"postgres", "scram", "md5"} {
 		require.NoError(t, once(t, newPostgres(t, PostgresOptions{Port: p.port, Username: user})))
+		require.NoError(t, once(t, newPostgres(t, PostgresOptions{Port: p.port, TLS: trust, Username: user})))
 	}
+	require.NoError(t, once(t, newPostgres(t, PostgresOptions{Socket: fmt.Sprintf("%s/.s.PGSQL.%d", p.dir, p.port)})))
 	p.silence(quiet)
+	require.EqualError(t, once(t, newPostgres(t, PostgresOptions{Port: p.port, TLS: &TLSOptions{Verify: true}})),
+		fmt.Sprintf("open TLS with 127.0.0.1:%d: %s", p.port, unknownAuthority))
 	for o, said := range map[PostgresOptions]string{
 		{Port: p.port, Username: "stranger"}: `FATAL:  role "stranger" does not exist`,
 		{Port: p.port, Username: "refused"}:  `FATAL:  pg_hba.conf rejects connection for host "127.0.0.1", user "refused"`,
@@ -496,6 +536,8 @@ func TestPostgresServerFull(t *testing.T) {
 		})
 	}
 	require.EqualError(t, once(t, c), "the server says sorry, too many clients already (53300)")
+	require.EqualError(t, once(t, newPostgres(t, PostgresOptions{Port: p.port, TLS: &TLSOptions{}})),
+		"the server offers no TLS; remove ssl, or set it up there")
 }
 
 // TestPostgresServerStarting: a standby that serves no queries is a server that starts for ever.
@@ -524,12 +566,15 @@ func newAMQP(t *testing.T, o AMQPOptions) AMQP {
 }
 
 // newRabbitMQ starts a broker that needs no hosts file and leaves no port mapper behind.
-func newRabbitMQ(t *testing.T) (s *server, port uint16) {
+func newRabbitMQ(t *testing.T) (s *server, port, secure uint16, trust *TLSOptions) {
 	t.Helper()
-	program := installed(t, "rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server")
-	mapper := installed(t, "erlang-base", "/usr/bin/epmd")
+	program := installed(t, "rabbitmq-server", "rabbitmq-server", "/usr/lib/rabbitmq/bin")
+	mapper := installed(t, "erlang-base", "epmd")
 	dir := folder(t)
-	for name, text := range map[string]string{"plugins": "[].\n", "conf": "loopback_users.guest = true\n"} {
+	certificate, trust := certificates(t, dir)
+	secure = freePort(t)
+	conf := fmt.Sprintf("listeners.ssl.1 = 127.0.0.1:%d\nssl_options.certfile = %s\nssl_options.keyfile = %[2]s\n", secure, certificate)
+	for name, text := range map[string]string{"plugins": "[].\n", "rabbit.conf": conf} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	names := strconv.Itoa(int(freePort(t)))
@@ -540,14 +585,14 @@ func newRabbitMQ(t *testing.T) (s *server, port uint16) {
 		"RABBITMQ_NODENAME=check@localhost", "RABBITMQ_NODE_IP_ADDRESS=127.0.0.1", "RABBITMQ_NODE_PORT="+strconv.Itoa(int(port)),
 		"RABBITMQ_DIST_PORT="+strconv.Itoa(int(freePort(t))), "RABBITMQ_CONF_ENV_FILE=/dev/null",
 		"RABBITMQ_MNESIA_BASE="+dir+"/m", "RABBITMQ_LOG_BASE="+dir, "RABBITMQ_LOGS=-", "RABBITMQ_PID_FILE="+dir+"/pid",
-		"RABBITMQ_ENABLED_PLUGINS_FILE="+dir+"/plugins", "RABBITMQ_CONFIG_FILE="+dir+"/conf",
+		"RABBITMQ_ENABLED_PLUGINS_FILE="+dir+"/plugins", "RABBITMQ_CONFIG_FILE="+dir+"/rabbit.conf",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 1:1 +sbwt none")
-	return start(t, cmd), port
+	return start(t, cmd), port, secure, trust
 }
 
 func TestAMQPServer(t *testing.T) {
 	t.Parallel()
-	s, port := newRabbitMQ(t)
+	s, port, secure, trust := newRabbitMQ(t)
 	greeting, guest := newAMQP(t, AMQPOptions{Port: port}), newAMQP(t, AMQPOptions{Port: port, Username: "guest", Password: "guest"})
 	s.eventually(guest)
 	said := func() string { // of the checks
@@ -558,6 +603,10 @@ func TestAMQPServer(t *testing.T) {
 	s.await("the end of both", func() bool { return strings.Count(said(), "closing AMQP connection") == 2 })
 	require.NotContains(t, said(), "[warning]", "the connection is closed as the broker wants it to be")
 	require.NotContains(t, said(), "[error]")
+	inside := AMQPOptions{Port: secure, TLS: trust, Username: "guest", Password: "guest"}
+	require.NoError(t, once(t, newAMQP(t, inside)))
+	inside.TLS = &TLSOptions{Verify: true}
+	require.EqualError(t, once(t, newAMQP(t, inside)), fmt.Sprintf("open TLS with 127.0.0.1:%d: %s", secure, unknownAuthority))
 	require.NoError(t, once(t, greeting))
 	s.await("the end of the greeting", func() bool { return strings.Contains(said(), "client unexpectedly closed TCP connection") })
 	require.EqualError(t, once(t, newAMQP(t, AMQPOptions{Port: port, Username: "guest", Password: "hunter2"})),
@@ -577,7 +626,11 @@ func newZooKeeper(t *testing.T, addr, word string) ZooKeeper {
 
 func TestZooKeeperServer(t *testing.T) {
 	t.Parallel()
-	s := zktest.New(t, zktest.Options{Config: map[string]string{"4lw.commands.whitelist": "srvr"}})
+	s := zktest.New(t, zktest.Options{TLS: true, Config: map[string]string{"4lw.commands.whitelist": "srvr"}})
+	secure := ZooKeeperOptions{Host: "127.0.0.1", Port: port(t, s.SecureAddr()), TLS: &TLSOptions{Verify: true, CA: readFile(t, s.TLSFiles().CA)}}
+	inside, err := NewZooKeeper(secure)
+	require.NoError(t, err)
+	require.NoError(t, once(t, inside))
 	require.NoError(t, once(t, newZooKeeper(t, s.Addr(), "")))
 	require.EqualError(t, once(t, newZooKeeper(t, s.Addr(), "ruok")),
 		"the server does not answer ruok; add it to 4lw.commands.whitelist in its zoo.cfg")

@@ -165,10 +165,14 @@ func Validate(services []Service) error {
 		}
 		if s.Registration.Path == "" || s.Registration.Prefix == "" {
 			complain(s, "its node has no path or no name")
-		} else if other, taken := nodes[s.identity()]; taken {
-			complain(s, "service %q registers as %s/%s as well; give one of them another path", other, s.Registration.Path, s.Registration.Prefix)
 		}
-		nodes[s.identity()] = s.Name
+		for _, r := range s.Registration.All() {
+			node := identity{s.Directory, r.Path, r.Prefix}
+			if other, taken := nodes[node]; taken && r.Path != "" {
+				complain(s, "service %q registers as %s/%s as well; give one of them another path", other, r.Path, r.Prefix)
+			}
+			nodes[node] = s.Name
+		}
 		if s.Damping != nil {
 			if err := s.Damping.Validate(); err != nil {
 				complain(s, "damping: %w", err)

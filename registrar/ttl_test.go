@@ -112,7 +112,7 @@ func TestReportsDecide(t *testing.T) {
 		s.wait(time.Minute)
 		require.Empty(t, s.dir.requests())
 		s.check.set(errSick)
-		s.wait(time.Second)
+		s.wait(3 * time.Second)
 		require.Equal(t, []string{"withdraw /services/user-api/web-1_"}, s.dir.requests())
 	})
 }

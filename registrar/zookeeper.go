@@ -10,9 +10,10 @@ import (
 
 // ZooKeeperOptions describe a check of a ZooKeeper server.
 type ZooKeeperOptions struct {
-	Host string // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
-	Port uint16 // the port of clients
-	Word string // "srvr", or "ruok" that asks only whether the process runs; empty: srvr
+	Host string      // an IP (IPv6 with or without brackets) or a name, resolved anew for each check
+	Port uint16      // the port of clients
+	TLS  *TLSOptions // nil: plain TCP
+	Word string      // "srvr", or "ruok" that asks only whether the process runs; empty: srvr
 }
 
 // ZooKeeper passes when the server says that it serves requests: as leader, follower, observer or alone.
@@ -29,12 +30,15 @@ func NewZooKeeper(o ZooKeeperOptions) (ZooKeeper, error) {
 	if o.Word != "srvr" && o.Word != "ruok" {
 		return ZooKeeper{}, fmt.Errorf("make zookeeper check: word %q is neither srvr nor ruok", o.Word)
 	}
+	if err := o.TLS.valid(); err != nil {
+		return ZooKeeper{}, fmt.Errorf("make zookeeper check: %w", err)
+	}
 	return ZooKeeper{o}, nil
 }
 
 // Check asks once, over a connection of its own.
 func (c ZooKeeper) Check(ctx context.Context) error {
-	return converse(ctx, c.o.Host, c.o.Port, func(t *conversation) error {
+	return converse(ctx, place{host: c.o.Host, port: c.o.Port}, c.o.TLS, func(t *conversation) error {
 		if err := t.send([]byte(c.o.Word)); err != nil {
 			return err
 		}

@@ -189,6 +189,6 @@ func registers(n Node) bool {
 	if n.Owner != 0 {
 		return true
 	}
-	_, err := discovery.DecodeNerve(n.Name, n.Data)
+	_, err := discovery.DecodeAny(n.Name, n.Data)
 	return err == nil
 }

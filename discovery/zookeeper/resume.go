@@ -70,9 +70,30 @@ func (s *Session) end(goodbye bool) {
 }
 
 // Standing implements registrar.Directory: r as it was registered, when a node of it may stand in the directory from
-// before this process, or from earlier in it. The data are not known. It does not block.
+// before this process, or from earlier in it. The data are not known. Of r.Also it has those that may stand. A persistent
+// node may always stand: nothing has removed it when the process before crashed, and the session file may be lost. It
+// does not block.
 func (s *Session) Standing(r discovery.Registration) (was discovery.Registration, may bool) {
-	return s.ledger.standing(regKey{r.Path, r.Prefix})
+	var also []discovery.Registration
+	for i, one := range r.All() {
+		was, listed := s.ledger.standing(regKey{one.Path, one.Prefix})
+		switch {
+		case !listed && one.Ephemeral:
+			continue
+		case !listed:
+			was = one
+		}
+		if may = true; i == 0 {
+			r = was
+		} else {
+			also = append(also, was)
+		}
+	}
+	if !may {
+		return discovery.Registration{}, false
+	}
+	r.Also = also
+	return r, true
 }
 
 // Retain removes what the session file lists and keep does not: services that were configured for the process before
@@ -81,7 +102,7 @@ func (s *Session) Standing(r discovery.Registration) (was discovery.Registration
 func (s *Session) Retain(ctx context.Context, keep []discovery.Registration) error {
 	var errs []error
 	for _, r := range s.ledger.all() {
-		if slices.ContainsFunc(keep, func(k discovery.Registration) bool { return k.Path == r.Path && k.Prefix == r.Prefix }) {
+		if slices.ContainsFunc(keep, func(k discovery.Registration) bool { return slices.ContainsFunc(k.All(), r.SamePlace) }) {
 			continue
 		}
 		if err := s.Withdraw(ctx, r, ""); err != nil {

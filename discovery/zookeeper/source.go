@@ -452,7 +452,7 @@ func (s *Session) Snapshot(ctx context.Context, service, path string) (discovery
 	snap, err := again(ctx, s, func(e *epoch) (discovery.Snapshot, error) {
 		now := time.Now()
 		r := &source{s: s, service: service, path: s.full(path)}
-		v, t := newView(new(discovery.NerveDecoder).Decode), task{list: true}
+		v, t := newView(new(discovery.AnyDecoder).Decode), task{list: true}
 		err := r.round(ctx, e, v, &t, nil)
 		return v.snapshot(service, now), err
 	})
