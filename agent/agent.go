@@ -58,8 +58,10 @@ type Agent struct {
 	log     logrus.FieldLogger
 	started time.Time
 	reloads chan *reload
-	ready   chan struct{} // closed once
-	once    sync.Once
+
+	releases chan release  // taken by the generation that runs
+	ready    chan struct{} // closed once
+	once     sync.Once
 
 	converged chan struct{} // closed once
 	heardOnce sync.Once
@@ -77,7 +79,7 @@ func New(o Options) *Agent {
 	}
 	return &Agent{
 		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
-		reloads: make(chan *reload), ready: make(chan struct{}), sessions: sessions,
+		reloads: make(chan *reload), releases: make(chan release), ready: make(chan struct{}), sessions: sessions,
 	}
 }
 

@@ -45,6 +45,10 @@ type generation struct {
 	inForce  chan struct{} // closed when it is ready
 	onHeard  func()        // called when everything has been heard of and applied
 
+	contact  func(config.Service) contact // how a service's registry is reached
+	sighted  chan struct{}                // capacity one: a HAProxy was asked about held servers
+	releases chan release                 // somebody wants holds let go
+
 	wanted atomic.Pointer[wanted]
 
 	mu    sync.Mutex // guards views, and composer against others than collect
@@ -54,6 +58,7 @@ type generation struct {
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
 	g := &generation{
 		config: c, number: number, log: a.log, inForce: make(chan struct{}),
+		contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
 	}
@@ -92,7 +97,9 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	now, store := time.Now(), storeOf(c)
 	for _, s := range effective.Services {
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
-			g.views = append(g.views, old.carry(s, now))
+			v := old.carry(s, now)
+			logDecisions(a.log.WithField("service", s.Name), v)
+			g.views = append(g.views, v)
 		} else {
 			g.views = append(g.views, a.recall(store, s, now))
 		}
@@ -132,7 +139,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				attached: !c.HAProxy.DoWrites, before: a.memoryOf(socket),
 				socket: socket, wanted: g.wanted.Load, wake: wake(), suspect: suspect,
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
-				again:  g.wakeAll,
+				again: g.wakeAll, sighted: func() { signal(g.sighted) },
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
@@ -219,10 +226,20 @@ func (g *generation) runSource(ctx context.Context, service string, src discover
 
 // collect is the only writer of the views and of wanted.
 func (g *generation) collect(ctx context.Context, snapshots <-chan discovery.Snapshot) {
+	due := newAlarm() // the guards decide what only time decides
+	defer due.timer.Stop()
 	for {
+		g.awaitGuards(due)
 		select {
 		case <-ctx.Done():
 			return
+		case <-due.timer.C:
+			due.at = time.Time{}
+			g.each(func(v view) view { return v.pass(time.Now()) })
+		case <-g.sighted:
+			g.weigh()
+		case r := <-g.releases:
+			r.done <- g.release(r.service)
 		case snap := <-snapshots:
 			g.take(snap)
 		case <-g.resolver.changed:
@@ -238,8 +255,17 @@ func (g *generation) take(snap discovery.Snapshot) {
 	if i < 0 {
 		return // no source of this generation
 	}
+	v := g.views[i]
+	v.contact = g.contact(v.service)
+	g.put(i, v.next(snap, time.Now()))
+	if snap.DataRead {
+		g.remotes.hear(snap.Service, snap.Data)
+	}
+}
+
+// put puts a service's next view in force, and tells what is new about it.
+func (g *generation) put(i int, v view) {
 	old := g.views[i]
-	v := old.next(snap, time.Now())
 	// wanted is published first, so that readiness never sees what was heard without what follows from it.
 	before := g.wanted.Load()
 	after := g.composer.replace(i, v, before)
@@ -249,18 +275,9 @@ func (g *generation) take(snap discovery.Snapshot) {
 	g.mu.Unlock()
 	g.wakeAll()
 
-	if snap.DataRead {
-		g.remotes.hear(snap.Service, snap.Data)
-	}
 	log := g.log.WithField("service", v.service.Name)
-	switch {
-	case v.held != "" && v.held != old.held && !v.known:
-		log.Warn("no instance is known; HAProxy keeps what it has: " + v.held)
-	case v.held != "" && v.held != old.held:
-		log.WithField("instances", len(v.active)).Warn("the last good set stays in force: " + v.held)
-	case v.held == "" && old.held != "":
-		log.WithField("instances", len(v.active)).Info("the registry lists instances again")
-	}
+	logHeld(log, old, v)
+	logDecisions(log, v)
 	logRejections(log, old.snapshot.Rejected, v.snapshot.Rejected)
 	name := g.composer.backends[i].name
 	logComposed(log, before.backends[name], after.backends[name])

@@ -162,6 +162,9 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 		if r.emptied(b) {
 			by(time.Now())
 		}
+		if b.holds {
+			by(r.looked[b.name].Add(watchEvery))
+		}
 	}
 	for _, t := range r.retired {
 		if t.look.Before(r.sweepAt) {

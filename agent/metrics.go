@@ -78,6 +78,8 @@ var (
 	descCurtailed = prometheus.NewDesc("myelin_discovery_curtailed", "Registrations in use without some of the server options that they ask for.", []string{"service"}, nil)
 	descRemote    = prometheus.NewDesc("myelin_discovery_remote_problems", "What is wrong with the configuration that the registry holds for a service, and is not used.", []string{"service"}, nil)
 	descHeld      = prometheus.NewDesc("myelin_discovery_held", "1 while a service keeps its last good set against what the registry says.", []string{"service"}, nil)
+	descGuarded   = prometheus.NewDesc("myelin_guard_held", "Instances in force that the registry does not list.", []string{"service"}, nil)
+	descDecided   = prometheus.NewDesc("myelin_guard_decisions_total", "Instances by what the guard decided about them.", []string{"service", "decision"}, nil)
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
 	descRung      = prometheus.NewDesc("myelin_haproxy_rung", "1 for the way in which HAProxy takes changes of a backend's servers.", []string{"backend", "rung"}, nil)
 	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
@@ -86,7 +88,7 @@ var (
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	c.sessions.Describe(ch)
-	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descServers, descRung, descReloads, descUp} {
+	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descGuarded, descDecided, descServers, descRung, descReloads, descUp} {
 		ch <- d
 	}
 }
@@ -147,6 +149,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(ch, descCurtailed, float64(len(s.Curtailed)), s.Service)
 		gauge(ch, descRemote, float64(len(s.Problems)), s.Service)
 		gauge(ch, descHeld, bit(s.Held != ""), s.Service)
+		gauge(ch, descGuarded, float64(s.Guard.Held), s.Service)
+		for what, n := range s.Guard.Decided {
+			counter(ch, descDecided, n, s.Service, what)
+		}
 		if s.Ensemble != "" {
 			age := silent[s.Ensemble]
 			if s.FromDisk != nil {

@@ -62,6 +62,8 @@ type reconciler struct {
 
 	forceAfter time.Duration // sessions on a retired server are ended then; 0: never
 
+	sighted func() // somebody is to look at what HAProxy's checks say of held servers
+
 	quarantine *quarantine
 	ladder     *ladder
 	again      func() // has everybody look at wanted again
@@ -82,6 +84,7 @@ type reconciler struct {
 	retired  map[haproxy.Key]retirement
 	draining map[haproxy.Key]draining
 	gated    map[string]gate      // backends with servers that wait for their first good check
+	looked   map[string]time.Time // when the checks of backends with held servers were looked at last
 	sweepAt  time.Time            // not before this, servers are deleted
 	paced    time.Time            // not before this, changes are applied
 	onDisk   func() haproxy.State // servers of the file, to know the options of those that run already
@@ -121,6 +124,8 @@ type haproxyStatus struct {
 	Backends  map[string]counts `json:"backends"`
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
 
+	sights map[string]sight // what its checks say, of backends with held servers; never changed
+
 	reached *wanted // what the last round looked at: Applied says nothing of a younger one
 }
 
@@ -139,7 +144,7 @@ func (r *reconciler) run(ctx context.Context) {
 	r.settled, r.fresh = map[string][]haproxy.Server{}, map[string]bool{}
 	r.applied = map[haproxy.Key]haproxy.Applied{}
 	r.retired, r.draining = map[haproxy.Key]retirement{}, map[haproxy.Key]draining{}
-	r.gated = map[string]gate{}
+	r.gated, r.looked = map[string]gate{}, map[string]time.Time{}
 	r.unfit = map[string]string{}
 	r.setStatus(func(s *haproxyStatus) { s.Since = time.Now() })
 	defer r.drop()
@@ -256,9 +261,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 		due = w.names()
 		full = true
 	}
-	if err := r.read(ctx, c, due, full); err != nil {
+	if err := r.read(ctx, c, w, due, full); err != nil {
 		return err
 	}
+	r.sight(w, due)
 	if met {
 		r.inherit(w, r.actual)
 	}
@@ -326,7 +332,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	}
 	var names []string
 	for name, b := range w.backends {
-		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) {
+		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) || r.unwatched(b, now) {
 			names = append(names, name)
 		}
 	}
@@ -401,8 +407,8 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 }
 
 // read brings what is known of HAProxy's servers up to date: all of it, or the due backends that nothing is known of,
-// and those whose checks are waited for.
-func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, full bool) error {
+// and those whose checks are waited for or watched.
+func (r *reconciler) read(ctx context.Context, c *haproxy.Client, w *wanted, due []string, full bool) error {
 	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
 	defer cancel()
 	clear(r.fresh)
@@ -421,7 +427,7 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, due []string, 
 	var unknown []string
 	for _, name := range due {
 		_, known := r.actual[name]
-		if _, gated := r.gated[name]; !known || gated {
+		if _, gated := r.gated[name]; !known || gated || r.unwatched(w.backends[name], time.Now()) {
 			unknown = append(unknown, name)
 		}
 	}

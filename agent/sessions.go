@@ -135,6 +135,17 @@ func (p *Sessions) Name(z config.ZooKeeper) string {
 	return ensembleName(z)
 }
 
+// Status is the state of the session for z; false when there is none.
+func (p *Sessions) Status(z config.ZooKeeper) (zookeeper.Status, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.open[accessOf(z)]
+	if s == nil {
+		return zookeeper.Status{}, false
+	}
+	return s.session.Status(), true
+}
+
 // Release closes the sessions that are neither held nor for one of used. It blocks until they are closed.
 func (p *Sessions) Release(used []config.ZooKeeper) {
 	keep := map[access]bool{}

@@ -187,7 +187,7 @@ func (k *snapshots) save(ctx context.Context) int {
 
 // has tells whether the disk has what is to be kept of a service.
 func (k *snapshots) has(i int, b basis) bool {
-	return k.saved[i] != nil && sameList(*k.saved[i], b.snapshot)
+	return k.saved[i] != nil && sameList(*k.saved[i], b.snapshot) && k.saved[i].Note == b.snapshot.Note
 }
 
 // sameList tells whether two snapshots hold the very same list. Snapshots are never changed, so that there is no need

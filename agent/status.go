@@ -35,19 +35,20 @@ type Status struct {
 
 // ServiceStatus is one service of a Status.
 type ServiceStatus struct {
-	Service  string     `json:"service"`
-	Backend  string     `json:"backend"`
-	Path     string     `json:"path,omitempty"`
-	Listed   int        `json:"listed"`  // instances the registry lists and that decode
-	Active   int        `json:"active"`  // instances in force
-	Servers  int        `json:"servers"` // servers they became
-	Known    bool       `json:"known"`   // false: nothing has been heard yet, HAProxy keeps what it has
-	Held     string     `json:"held,omitempty"`
-	HeldFrom *time.Time `json:"held_since,omitempty"`
-	FromDisk *time.Time `json:"from_disk,omitempty"` // nothing heard yet: the set was kept on disk, and was right until then
-	Changed  time.Time  `json:"changed"`             // when the latest different set was read
-	Ensemble string     `json:"ensemble,omitempty"`
-	Rejected []Rejected `json:"rejected,omitempty"`
+	Service  string      `json:"service"`
+	Backend  string      `json:"backend"`
+	Path     string      `json:"path,omitempty"`
+	Listed   int         `json:"listed"`  // instances the registry lists and that decode
+	Active   int         `json:"active"`  // instances in force
+	Servers  int         `json:"servers"` // servers they became
+	Known    bool        `json:"known"`   // false: nothing has been heard yet, HAProxy keeps what it has
+	Held     string      `json:"held,omitempty"`
+	HeldFrom *time.Time  `json:"held_since,omitempty"`
+	Guard    GuardStatus `json:"guard"`
+	FromDisk *time.Time  `json:"from_disk,omitempty"` // nothing heard yet: the set was kept on disk, and was right until then
+	Changed  time.Time   `json:"changed"`             // when the latest different set was read
+	Ensemble string      `json:"ensemble,omitempty"`
+	Rejected []Rejected  `json:"rejected,omitempty"`
 
 	Unresolved []Unresolved `json:"unresolved,omitempty"`    // host names that do not resolve at present
 	Curtailed  []Rejected   `json:"curtailed,omitempty"`     // registrations in use, without options that they ask for
@@ -76,6 +77,7 @@ func serviceStatus(v view, b wantedBackend, detained map[string]string) ServiceS
 		Service: v.service.Name, Backend: b.name, Path: v.service.Discovery.Path,
 		Listed: len(v.snapshot.Instances), Active: len(v.active), Servers: len(b.servers),
 		Known: v.known, Held: v.held, Changed: v.snapshot.At, zookeeper: v.service.Discovery.ZooKeeper,
+		Guard: guardStatus(v),
 	}
 	if v.held != "" {
 		since := v.since

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -26,6 +27,12 @@ type view struct {
 	// the registry is known to have listed it.
 	stored time.Time
 
+	guard   guard
+	contact contact           // how the registry is reached; set by whoever knows
+	news    []decision        // what the guard decided in the last step
+	decided map[string]uint64 // instances by what the guard decided about them; never changed
+
+	at     time.Time // when what the last step took in was read; zero: it was no snapshot
 	held   string    // why the active set is not what the registry says; empty: it is
 	since  time.Time // when held began
 	listed time.Time // while held: until when the registry listed what is in force
@@ -41,7 +48,7 @@ const (
 
 // newView is the view before anything has been heard of the service.
 func newView(s config.Service) view {
-	return view{service: s}
+	return view{service: s, guard: guard{rules: rulesOf(s)}}
 }
 
 // carry gives a service's new definition the knowledge of its old one, where both look for the same instances.
@@ -53,18 +60,25 @@ func (v view) carry(s config.Service, now time.Time) view {
 		return newView(s)
 	}
 	old := v
-	v.service = s
+	v.service, v.guard.rules = s, rulesOf(s)
+	v.guard = v.guard.drop(v.filter)
 	return v.next(old.snapshot, now)
 }
 
 // restore is the view of a service before anything has been heard of it, when basis was what its active set was made
 // of until asOf. A basis that makes no set under the present definition changes nothing.
 func (v view) restore(basis discovery.Snapshot, asOf, now time.Time) view {
-	r := v.next(basis, now)
+	r := v
+	var listed []discovery.Instance
+	r.guard, listed = r.guard.restored(basis)
+	r.guard = r.guard.drop(r.filter)
+	snap := basis
+	snap.Instances, snap.Tree, snap.Note = listed, r.guard.tree, ""
+	r = r.next(snap, now)
 	if !r.known {
 		return v
 	}
-	r.seen, r.stored = false, asOf
+	r.seen, r.stored, r.news, r.decided = false, asOf, nil, nil
 	return r
 }
 
@@ -72,60 +86,157 @@ func (v view) restore(basis discovery.Snapshot, asOf, now time.Time) view {
 func (v view) fromDisk() bool { return !v.stored.IsZero() }
 
 // next decides what a snapshot means for the service. The order is Synapse's (filters, leader, defaults, port
-// override, duplicates, fallback) with one difference: the fallback is judged after the filters, so that filters
-// that leave nothing do not empty a backend. An instance that says it is leaving counts as gone.
+// override, duplicates, fallback) with two differences: the guard has its say behind the filters, and the fallback is
+// judged there too, so that filters that leave nothing do not empty a backend. An instance that says it is leaving
+// counts as gone.
 func (v view) next(snap discovery.Snapshot, now time.Time) view {
-	s := v.service
-	listed := now
-	if v.fromDisk() {
-		listed = v.stored
-	}
-	v.seen, v.snapshot, v.stored = true, snap, time.Time{}
-	defaults := defaultInstances(s)
+	before := v.lastListed(now)
+	v.seen, v.snapshot, v.stored, v.at = true, snap, time.Time{}, snap.At
+	found := v.filter(staying(snap.Instances))
+	var made []decision
+	v.guard, made = v.guard.hear(heard{found, snap.Instances, v.emptiness(found), snap.Tree, v.contact}, now)
+	return v.settle(found, before, made, now)
+}
 
-	staying := staying(snap.Instances)
-	found := filter(staying, s.Discovery.LabelFilters)
-	if s.LeaderElection {
-		found = leader(found)
+// pass has the guard decide what only time decides. The view is the same where nothing follows from it.
+func (v view) pass(now time.Time) view {
+	if v.fromDisk() {
+		return v // nobody has been heard of who could take anything away
 	}
-	candidates := found
+	g, made := v.guard.pass(v.contact, now)
+	return v.decide(g, made, now)
+}
+
+// see takes in which endpoints HAProxy's checks say are down, beside as many that are up.
+func (v view) see(down map[discovery.Endpoint]bool, up int, now time.Time) view {
+	if v.fromDisk() {
+		return v
+	}
+	g, made := v.guard.see(down, up)
+	return v.decide(g, made, now)
+}
+
+// release lets go what is held: the instances that the registry does not list, or, where none is known, the servers
+// that HAProxy has still.
+func (v view) release(now time.Time) view {
+	g, made := v.guard.release()
+	if v.seen && !v.known && v.held != "" {
+		made = append(made, decision{what: decidedReleased})
+	}
+	return v.decide(g, made, now)
+}
+
+// decide is v with another state of its guard, if anything was decided.
+func (v view) decide(g guard, made []decision, now time.Time) view {
+	if len(made) == 0 {
+		return v
+	}
+	before, stored := v.lastListed(now), v.stored
+	v.guard, v.at = g, time.Time{}
+	v = v.settle(v.filter(staying(v.snapshot.Instances)), before, made, now)
+	v.stored = stored
+	return v
+}
+
+// lastListed is until when the registry is known to list what is in force, where it lists something else from now on.
+func (v view) lastListed(now time.Time) time.Time {
+	if v.fromDisk() {
+		return v.stored
+	}
+	return now
+}
+
+// emptiness says why nothing is found; empty: something is.
+func (v view) emptiness(found []discovery.Instance) string {
+	switch {
+	case len(found) > 0 || v.service.Discovery.Method == "base":
+		return ""
+	case v.snapshot.Missing:
+		return heldMissing
+	case len(v.snapshot.Instances) == 0:
+		return heldEmpty
+	case len(staying(v.snapshot.Instances)) == 0:
+		return heldLeaving
+	}
+	return heldFiltered
+}
+
+// settle makes the active set of what was found and of what the guard holds.
+func (v view) settle(found []discovery.Instance, listed time.Time, made []decision, now time.Time) view {
+	s := v.service
+	v.news, v.decided = made, counted(v.decided, made)
+	defaults := defaultInstances(s)
+	list := merge(found, v.guard.held())
+	elected := list
+	if s.LeaderElection {
+		elected = leader(list)
+	}
+	candidates := elected
 	if s.KeepDefaultServers {
-		candidates = append(slices.Clone(found), defaults...)
+		candidates = append(slices.Clone(elected), defaults...)
 	}
 	candidates = discovery.Dedup(override(candidates, s.BackendPortOverride))
 
-	held := ""
-	switch {
-	case len(found) > 0 || s.Discovery.Method == "base":
-		// The registry has spoken.
-	case snap.Missing:
-		held = heldMissing
-	case len(snap.Instances) == 0:
-		held = heldEmpty
-	case len(staying) == 0:
-		held = heldLeaving
-	default:
+	held := v.emptiness(found)
+	if held == "" && len(elected) == 0 && s.Discovery.Method != "base" {
 		held = heldFiltered
 	}
-
 	switch {
-	case len(candidates) > 0 && held == "":
-		v.known, v.active, v.basis = true, candidates, snap
+	case len(candidates) > 0 && (held == "" || len(elected) > 0):
+		v.known, v.active, v.basis = true, candidates, v.basisOf()
 	case len(defaults) > 0:
-		v.known, v.active, v.basis = true, discovery.Dedup(override(defaults, s.BackendPortOverride)), snap
-	case held != "" && s.UsePreviousBackends:
+		v.known, v.active, v.basis = true, discovery.Dedup(override(defaults, s.BackendPortOverride)), v.basisOf()
+	case held != "" && s.UsePreviousBackends && !v.guard.released:
 		// The last good set stays; when this process knows none, what HAProxy and its file hold stays.
 	default:
-		v.known, v.active, v.basis = true, nil, snap
+		v.known, v.active, v.basis = true, nil, v.basisOf()
 		held = ""
+	}
+	began := now
+	if held == "" && len(v.guard.holds) > 0 {
+		first := v.guard.groups()[0]
+		held, began = first.Reason, first.Since
 	}
 	if v.held == "" {
 		v.listed = listed
+		if len(v.guard.holds) > 0 {
+			began = v.guard.groups()[0].Since
+		}
 	}
 	if held != v.held {
-		v.held, v.since = held, now
+		v.held, v.since = held, began
 	}
 	return v
+}
+
+// basisOf is what the active set is made of: what the registry lists, and what is held in its place.
+func (v view) basisOf() discovery.Snapshot {
+	basis := v.snapshot
+	if held := v.guard.held(); len(held) > 0 {
+		listed := slices.DeleteFunc(slices.Clone(basis.Instances), func(in discovery.Instance) bool { return has(held, in.Endpoint) })
+		basis.Instances = merge(listed, held)
+	}
+	basis.Note = v.guard.note()
+	return basis
+}
+
+// counted adds decisions to the instances that were decided about so far.
+func counted(so map[string]uint64, made []decision) map[string]uint64 {
+	if len(made) == 0 {
+		return so
+	}
+	sum := maps.Clone(so)
+	if sum == nil {
+		sum = map[string]uint64{}
+	}
+	for _, d := range made {
+		sum[d.what] += uint64(len(d.instances))
+	}
+	return sum
+}
+
+func (v view) filter(instances []discovery.Instance) []discovery.Instance {
+	return filter(instances, v.service.Discovery.LabelFilters)
 }
 
 // staying are the instances that do not leave. The marks stand for a moment only, so that mostly these are all.

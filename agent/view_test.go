@@ -204,7 +204,7 @@ func TestCarry(t *testing.T) {
 	require.True(t, carried.known)
 	require.Equal(t, heldEmpty, carried.held)
 	require.Equal(t, time.Unix(2, 0), carried.since, "the hold goes on")
-	require.Equal(t, "a@10.0.0.1:80", endpoints(carried.active), "the last good set stays as it was")
+	require.Equal(t, "a@10.0.0.1:99", endpoints(carried.active), "the last good set stays, under the new definition")
 
 	require.False(t, newView(s).carry(s, time.Unix(3, 0)).known, "nothing heard, nothing known")
 }

@@ -26,6 +26,7 @@ type wantedBackend struct {
 	stale   bool             // servers are of a set from disk: what HAProxy lacks of them is added, and nothing else changed
 	servers []haproxy.Server // shared, never changed
 	refused []refused
+	holds   bool            // some of the servers are held against the registry: HAProxy's checks are watched
 	surplus int             // instances beyond haproxy.max_servers, left out
 	own     map[string]bool // servers with options of their own registration
 	at      time.Time       // when the snapshot behind servers was read; zero: not from a snapshot
@@ -123,7 +124,7 @@ func (k *composer) replace(i int, v view, earlier *wanted) *wanted {
 }
 
 func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
-	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known}
+	b := wantedBackend{backend: k.backends[i], service: v.service.Name, known: v.known, holds: len(v.guard.holds) > 0}
 	switch {
 	case v.known:
 		var active []discovery.Instance
@@ -131,7 +132,7 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 		b.servers, b.refused = b.backend.servers(active, k.lookup, k.memos[i])
 		b.own = ownOptions(active)
 		if b.stale = v.fromDisk(); !b.stale {
-			b.at = v.snapshot.At
+			b.at = v.at
 		}
 	case len(k.onDisk[b.name]) > 0:
 		b.servers = k.onDisk[b.name]

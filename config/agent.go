@@ -13,6 +13,7 @@ type Agent struct {
 	FileOutput    *FileOutput
 	StateDir      string // where HAProxy's own files and the snapshots live
 	Admin         Admin
+	ControlSocket ControlSocket // where the agent takes orders
 	Log           Log
 	OverridesPath string // path in ZooKeeper; default /myelin/overrides
 	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
@@ -117,12 +118,12 @@ type DefaultServer struct {
 	ID            *int64 // sequence id, for leader election
 }
 
-// Guard bounds what the registry may take away at once.
+// Guard bounds what the registry may take away at once. The zero value is a guard that is off.
 type Guard struct {
-	MinBackends    int
-	MaxDropPercent int           // default 50
-	HoldFor        time.Duration // default 1h
-	Off            bool
+	Enabled        bool          // default true
+	MinBackends    int           // a silent loss that leaves fewer instances is held; default 0
+	MaxDropPercent int           // 0..100: so is one of more than this part of them within a minute; default 50
+	HoldFor        time.Duration // what is held is let go after this; 0: not for that; default 1h
 }
 
 // Zone prefers instances near by.

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.StateDir = root.filePath("state_dir", DefaultStateDir)
 	a.Registrar = root.beside("registrar")
 	a.Admin = root.admin(DefaultAdminListen)
+	a.ControlSocket = root.controlSocket(filepath.Join(a.StateDir, "agent.sock"))
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
@@ -43,8 +45,9 @@ func (r *reader) agent(d *document) *Agent {
 		t.done()
 	}
 
+	guard := root.guard(defaultGuard())
 	for _, s := range d.services {
-		a.Services = append(a.Services, r.service(s, a.ZooKeeper))
+		a.Services = append(a.Services, r.service(s, a.ZooKeeper, guard))
 	}
 	r.someServices(d)
 	r.conflicts(a, d)
@@ -152,7 +155,7 @@ func (t *table) statsd() *Statsd {
 }
 
 // service reads one service of the agent.
-func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
+func (r *reader) service(sn serviceNode, zk ZooKeeper, guard Guard) Service {
 	t := r.table(sn.node, sn.path)
 	s := Service{Name: sn.name, File: sn.node.file, Line: sn.node.line}
 	if !proxyName.MatchString(s.Name) {
@@ -178,9 +181,9 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 		s.BackendPortOverride = override
 	}
 
-	t.later("guard", "zone", "subset")
+	t.later("zone", "subset")
 	s.LoadTestConcurrency = int(t.whole("load_test_concurrency", 0, 0, 10000))
-	s.Guard = t.guard()
+	s.Guard = t.guard(guard)
 	if z := t.sub("zone"); z != nil {
 		s.Zone = &Zone{Label: z.str("label", ""), Local: z.str("local", ""), SpillOver: z.flag("spill_over", true)}
 		z.require("label", `write the label that holds the zone, "zone"`)
@@ -205,22 +208,33 @@ func (r *reader) service(sn serviceNode, zk ZooKeeper) Service {
 // noNginx: the one plugin of Synapse that is seen in fleets (synapse-nginx, at Yelp).
 const noNginx = "Synapse's plugin for nginx has no counterpart, Myelin drives HAProxy only"
 
-func (t *table) guard() Guard {
-	g := Guard{MaxDropPercent: 50, HoldFor: time.Hour}
-	if n := t.value("guard"); n != nil && (n.text == "false" || n.text == "off") {
-		g.Off = true
-		return g
+// defaultGuard is that of a file without the key.
+func defaultGuard() Guard { return Guard{Enabled: true, MaxDropPercent: 50, HoldFor: time.Hour} }
+
+// guard reads a guard; what it leaves out is as in def. A flag, or "off", switches it.
+func (t *table) guard(def Guard) Guard {
+	n := t.value("guard")
+	switch {
+	case n == nil:
+		return def
+	case n.text == "off":
+		def.Enabled = false
+		return def
+	case n.text == "true", n.text == "false":
+		def.Enabled = t.flag("guard", def.Enabled)
+		return def
 	}
 	s := t.sub("guard")
 	if s == nil {
-		return g
+		return def
 	}
 	defer s.done()
-	g.MinBackends = int(s.whole("min_backends", 0, 0, math.MaxInt32))
-	g.MaxDropPercent = int(s.whole("max_drop_percent", 50, 0, 100))
-	g.HoldFor = s.duration("hold_for", time.Hour, 0)
-	g.Off = s.flag("off", false)
-	return g
+	return Guard{
+		Enabled:        s.flag("enabled", def.Enabled),
+		MinBackends:    int(s.whole("min_backends", int64(def.MinBackends), 0, math.MaxInt32)),
+		MaxDropPercent: int(s.whole("max_drop_percent", int64(def.MaxDropPercent), 0, 100)),
+		HoldFor:        s.duration("hold_for", def.HoldFor, 0),
+	}
 }
 
 func (t *table) defaultServer() DefaultServer {

@@ -34,7 +34,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.Statsd = root.statsd()
 	g.StateDir = root.filePath("state_dir", cmp.Or(d.options.StateDir, DefaultStateDir))
 	g.Admin = root.admin(DefaultRegistrarListen)
-	g.ControlSocket = root.controlSocket(g.StateDir, g.InstanceID)
+	g.ControlSocket = root.controlSocket(filepath.Join(g.StateDir, "registrar-"+g.InstanceID+".sock"))
 	g.StopTimeout = root.duration("stop_timeout", 0, positive)
 	root.ignored("listen_port", "Nerve never had it; Airbnb's cookbook writes it")
 
@@ -51,10 +51,10 @@ func (r *reader) registrar(d *document) *Registrar {
 // socketPathMost is how many bytes the path of a unix socket may have.
 const socketPathMost = 107
 
-// controlSocket is where the registrar takes orders.
-func (t *table) controlSocket(stateDir, instance string) ControlSocket {
+// controlSocket is where a process takes orders.
+func (t *table) controlSocket(def string) ControlSocket {
 	if t.value("control_socket") == nil {
-		return ControlSocket{Path: filepath.Join(stateDir, "registrar-"+instance+".sock")}
+		return ControlSocket{Path: def}
 	}
 	path := t.filePath("control_socket", "")
 	switch {

@@ -27,7 +27,7 @@ type Registrar struct {
 	Strict                    bool
 }
 
-// ControlSocket is the unix socket that the registrar takes orders at.
+// ControlSocket is the unix socket that an agent or a registrar takes orders at.
 type ControlSocket struct {
 	Path  string // empty: there is none
 	Given bool   // the file names it: a registrar without it is not what was asked for

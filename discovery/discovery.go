@@ -51,10 +51,32 @@ type Snapshot struct {
 	Version   uint64      // grows by one with each snapshot of a source
 	At        time.Time   // when the round of reads that made it began
 
+	// Tree tells which state of the registry this is; zero where the source does not know, or the path does not exist.
+	Tree Tree
+
+	// Note is for whoever keeps the snapshot: a Store keeps it with the set. Sources leave it empty.
+	Note string
+
 	// Data is that of the path's own node, where the source was asked for it, and DataRead tells that it has been read:
 	// until then nothing is known of it. Never changed.
 	Data     []byte
 	DataRead bool
+}
+
+// Tree places what was read in the history of the registry: in ZooKeeper the transaction that created the path's own
+// node, and the last one that created or deleted a child of it.
+type Tree struct {
+	Created  int64 `json:"created"`
+	Children int64 `json:"children"`
+}
+
+// Known tells that t is not zero.
+func (t Tree) Known() bool { return t != Tree{} }
+
+// Newer tells that t is later in the history of one registry than o, so that a registry that shows o behind t has lost
+// what was between them. It is false where either is not known.
+func (t Tree) Newer(o Tree) bool {
+	return t.Known() && o.Known() && (t.Created > o.Created || t.Children > o.Children)
 }
 
 // Source produces the snapshots of one service.

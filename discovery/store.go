@@ -21,7 +21,7 @@ const (
 	storedAside  = ".bad" // behind storedSuffix: a file that could not be read
 	storedTemp   = ".tmp" // behind storedSuffix: a file that is being written
 	maxStored    = 1 << 30
-	maxHead      = 64 << 10 // bytes of a file that Prune looks at
+	maxHead      = 4 << 20 // bytes of a file that Prune looks at: a note has some for each instance
 )
 
 // ErrCorrupt is a file of a Store that is not a whole snapshot of the service it is named after.
@@ -42,7 +42,7 @@ type Store struct {
 // Save keeps a snapshot, in place of the one before. asOf is when the registry was last known to list this set; it
 // becomes the file's modification time. A file that holds the same set already is not written again.
 //
-// The Rejected of a snapshot are not kept, nor its Version. Times are kept to the millisecond. It blocks for as long
+// The Rejected of a snapshot are not kept, nor its Version, its Tree and its Data. Times are kept to the millisecond. It blocks for as long
 // as the disk takes.
 func (s Store) Save(snap Snapshot, origin string, asOf time.Time) error {
 	if err := s.save(snap, origin, asOf); err != nil {
@@ -54,7 +54,7 @@ func (s Store) Save(snap Snapshot, origin string, asOf time.Time) error {
 func (s Store) save(snap Snapshot, origin string, asOf time.Time) error {
 	head := storedHead{
 		service: snap.Service, origin: origin, owner: s.Owner,
-		read: snap.At, missing: snap.Missing, instances: len(snap.Instances),
+		read: snap.At, missing: snap.Missing, instances: len(snap.Instances), note: snap.Note,
 	}
 	body, err := encodeInstances(snap.Instances)
 	if err != nil {
@@ -112,7 +112,7 @@ func decodeStored(file []byte, service, origin string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return Snapshot{Service: service, Instances: instances, Missing: head.missing, At: head.read}, nil
+	return Snapshot{Service: service, Instances: instances, Missing: head.missing, At: head.read, Note: head.note}, nil
 }
 
 // readStored reads a file that must be a plain one: a pipe would keep a start waiting.

@@ -24,8 +24,9 @@ import (
 //	read 2026-01-02T03:04:05.678Z
 //	missing false
 //	instances 3
+//	note "..."
 //
-// then an empty line, the instances in binary, and the SHA-256 of all before it. The head is text so that people can
+// (without the last line where there is no note), then an empty line, the instances in binary, and the SHA-256 of all before it. The head is text so that people can
 // see what a file is. The binary part is, with counts and lengths as unsigned varints:
 //
 //	labels     count, then for each set of labels: count, then for each label: key, kind, and text if it has one
@@ -67,6 +68,7 @@ type storedHead struct {
 	read                   time.Time // Snapshot.At
 	missing                bool
 	instances              int
+	note                   string
 }
 
 // sameSet tells whether two files hold the same set of the same service. When they were read does not matter.
@@ -83,6 +85,9 @@ func (h storedHead) append(b []byte) []byte {
 		{"instances", strconv.Itoa(h.instances)},
 	} {
 		b = append(b, field.key+" "+field.value+"\n"...)
+	}
+	if h.note != "" {
+		b = append(b, "note "+strconv.Quote(h.note)+"\n"...)
 	}
 	return append(b, '\n')
 }
@@ -112,6 +117,13 @@ func parseHead(b []byte) (h storedHead, rest []byte, err error) {
 		}
 		if err := field.read(value); err != nil {
 			return h, nil, fmt.Errorf("its line %q: %w", field.key, err)
+		}
+		b = behind
+	}
+	if note, found := bytes.CutPrefix(b, []byte("note ")); found {
+		line, behind, _ := bytes.Cut(note, []byte("\n"))
+		if err := text(&h.note)(string(line)); err != nil {
+			return h, nil, fmt.Errorf("its line %q: %w", "note", err)
 		}
 		b = behind
 	}

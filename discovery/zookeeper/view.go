@@ -267,6 +267,10 @@ func edited[T any](old []T, left, fresh []*node, value func(*node) *T, compare f
 func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	v.settle()
 	v.changed = false
+	tree := discovery.Tree{Created: v.stamp.czxid, Children: v.stamp.pzxid}
+	if v.missing {
+		tree = discovery.Tree{}
+	}
 	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected,
-		Data: v.data, DataRead: v.dataRead}
+		Tree: tree, Data: v.data, DataRead: v.dataRead}
 }
