@@ -35,7 +35,7 @@ var ours = []struct {
 	{"haproxy", []string{"durable"}, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
 	{"registrar", []string{"admin", "discovery", "durable"}, "publishes registrations; the directory is handed in, what operators ask for is kept on disk"},
-	{"registrar/control", []string{"admin", "registrar"}, "tells of a registrar, and tells it what to do"},
+	{"registrar/control", []string{"admin", "registrar"}, "tells of a registrar, and tells it and an agent what to do"},
 	{"registrar/child", nil, "runs a program; knows nothing of services"},
 	{"agent", []string{"admin", "config", "discovery", "discovery/zookeeper", "durable", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
 	{"demo", []string{"cli/clitest", "discovery/zookeeper/zktest", "haproxy", "config", "discovery", "discovery/zookeeper"}, "plays real processes and compares ZooKeeper's list with HAProxy's table"},

@@ -93,6 +93,7 @@ func (a *Agent) stuck(ctx context.Context, now time.Time) []string {
 
 // statusPage shows a Status to people. It loads nothing and runs nothing.
 var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
+	"in": func(t *time.Time) string { return "for " + time.Until(*t).Round(time.Second).String() + " yet" },
 	"ready": func(st Status, backend string) string {
 		if n := st.ReadyServers(backend); n != "" {
 			return n
@@ -110,8 +111,9 @@ var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
 {{with .Snapshots.Error}}<p class="bad">what is in force is not kept in {{$.Snapshots.Path}}: {{.}}</p>{{end}}
 <h2>Services</h2>
 <table><tr><th>service<th>path<th class="n">listed<th class="n">active<th class="n">ready<th class="n">rejected<th>last change<th>note</tr>
-{{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if .FromDisk}}<span class="bad">from disk, as it was {{ago .FromDisk}}: nothing heard yet</span>{{else if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}{{if .Reason}} <span class="note">changes by {{.Rung}}: {{.Reason}}</span>{{end}}</tr>
-{{range .Unresolved}}<tr><td><td colspan="7" class="bad"><code>{{.Name}}</code> does not resolve, first seen {{ago .Since}}: {{.Error}}; {{with .Address}}its last address {{.}} stays{{else}}its instances are left out{{end}}</tr>
+{{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if .FromDisk}}<span class="bad">from disk, as it was {{ago .FromDisk}}: nothing heard yet</span>{{else if .Guard.Held}}<span class="bad">{{.Guard.Held}} of them are held{{with .HeldFrom}}, first {{ago .}}{{end}}: {{.Held}}</span>{{else if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}{{if .Reason}} <span class="note">changes by {{.Rung}}: {{.Reason}}</span>{{end}}</tr>
+{{range .Guard.Holds}}<tr><td><td colspan="7" class="bad">held: {{len .Instances}}, first {{ago .Since}}{{with .Until}}, {{in .}}{{end}}: {{.Reason}}: {{range $i, $e := .Instances}}{{if lt $i 20}}<code>{{$e}}</code> {{end}}{{end}}{{if gt (len .Instances) 20}}and more{{end}}</tr>
+{{end}}{{range .Unresolved}}<tr><td><td colspan="7" class="bad"><code>{{.Name}}</code> does not resolve, first seen {{ago .Since}}: {{.Error}}; {{with .Address}}its last address {{.}} stays{{else}}its instances are left out{{end}}</tr>
 {{end}}{{range .Problems}}<tr><td><td colspan="7" class="bad">configuration from the registry is not used: {{.}}</tr>
 {{end}}{{range .Rejected}}<tr><td><td colspan="7" class="note">left out: <code>{{.Node}}</code>: {{.Reason}}: {{.Detail}}</tr>{{end}}{{end}}</table>
 {{with .Registrations}}<h2>Registered by this process</h2>

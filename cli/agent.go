@@ -87,6 +87,13 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 		defer pages.Close() // a second time, where the pages have ended
 	}
 
+	var told *controlPoint // for the agent
+	if !once {
+		if told, err = openAgentControl(cfg, log); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		defer told.close()
+	}
 	var orders *controlPoint // for the registrar
 	if registers != nil {
 		if orders, err = openControl(registers, log); err != nil {
@@ -113,6 +120,7 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	if once {
 		return a.agentOnce(ctx, p.agent)
 	}
+	defer told.answer(ctx, agentControl(p.agent, log))()
 	if pages != nil {
 		defer answer(context.WithoutCancel(ctx), pages, p.agent.Handler(reg), log)()
 	}
@@ -226,7 +234,7 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 		return nil, err
 	}
 	startOnly(p.log.WithField("component", "agent"),
-		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"log", p.began.Log, cfg.Log},
+		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"control_socket", p.began.ControlSocket, cfg.ControlSocket}, setting{"log", p.began.Log, cfg.Log},
 		setting{"zookeeper.session_timeout", p.began.ZooKeeper.SessionTimeout, cfg.ZooKeeper.SessionTimeout})
 	switch {
 	case cfg.Registrar != "" && p.registrar == nil:

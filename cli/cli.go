@@ -135,7 +135,7 @@ func (a *app) root() *cobra.Command {
 	}
 	for _, c := range []*cobra.Command{
 		a.agentCommand(), a.registrarCommand(), a.checkCommand(), a.renderCommand(), a.planCommand(),
-		a.servicesCommand(), a.instancesCommand(), a.watchCommand(), a.statusCommand(), a.maintCommand(), a.enableCommand(), a.reportCommand(), a.versionCommand(),
+		a.servicesCommand(), a.instancesCommand(), a.watchCommand(), a.statusCommand(), a.guardCommand(), a.maintCommand(), a.enableCommand(), a.reportCommand(), a.versionCommand(),
 	} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)

@@ -200,6 +200,8 @@ func (a *app) printStatus(st agent.Status) {
 			note = fmt.Sprintf("from disk, as it was %s ago; nothing heard yet", age(now, *s.FromDisk))
 		case s.Held != "" && !s.Known:
 			note = "no instance is known; HAProxy keeps what it has: " + s.Held
+		case s.Guard.Held > 0 && s.HeldFrom != nil:
+			note = fmt.Sprintf("%d of them held for %s: %s; see myelin guard", s.Guard.Held, age(now, *s.HeldFrom), s.Held)
 		case s.Held != "" && s.HeldFrom != nil:
 			note = fmt.Sprintf("the last good set stays for %s: %s", age(now, *s.HeldFrom), s.Held)
 		case !s.Known:

@@ -20,16 +20,23 @@ import (
 // answerMost is how many bytes of an answer are read: the status of some thousand services.
 const answerMost = 64 << 20
 
-// Client asks the registrar behind a control socket. Its methods block until it has answered or ctx is done; their
+// Client asks the registrar or the agent behind a control socket. Its methods block until it has answered or ctx is done; their
 // errors say what to do.
 type Client struct {
 	path string
+	role string // who is asked
 	http http.Client
 }
 
-// NewClient returns a client for the socket at path. It connects with each question, and keeps nothing open.
-func NewClient(path string) *Client {
-	return &Client{path, http.Client{Transport: &http.Transport{
+// NewClient returns a client for the socket of a registrar at path. It connects with each question, and keeps nothing
+// open.
+func NewClient(path string) *Client { return newClient(path, "registrar") }
+
+// NewAgentClient does the same for that of an agent.
+func NewAgentClient(path string) *Client { return newClient(path, "agent") }
+
+func newClient(path, role string) *Client {
+	return &Client{path, role, http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -73,6 +80,13 @@ func (c *Client) Report(ctx context.Context, service, check string, report Repor
 	return c.ask(ctx, http.MethodPut, path, report, nil)
 }
 
+// Release has an agent let go what its guard holds of a service, and returns what that was.
+func (c *Client) Release(ctx context.Context, service string) (Release, error) {
+	var r Release
+	err := c.ask(ctx, http.MethodDelete, servicePath(service)+"/holds", nil, &r)
+	return r, err
+}
+
 func servicePath(service string) string { return "/v1/services/" + url.PathEscape(service) }
 
 // ask sends body, unless it is nil, and takes the answer into into, unless that is nil.
@@ -81,27 +95,27 @@ func (c *Client) ask(ctx context.Context, method, path string, body, into any) e
 	if body != nil {
 		text, err := json.Marshal(body)
 		if err != nil {
-			return fmt.Errorf("ask the registrar: %w", err)
+			return fmt.Errorf("ask the %s: %w", c.role, err)
 		}
 		content = bytes.NewReader(text)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://registrar"+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+c.role+path, content)
 	if err != nil {
-		return fmt.Errorf("ask the registrar: %w", err)
+		return fmt.Errorf("ask the %s: %w", c.role, err)
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return fmt.Errorf("ask the registrar at %s: %w", c.path, c.advise(err))
+		return fmt.Errorf("ask the %s at %s: %w", c.role, c.path, c.advise(err))
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, answerMost))
 	if err != nil {
-		return fmt.Errorf("ask the registrar at %s: %w", c.path, err)
+		return fmt.Errorf("ask the %s at %s: %w", c.role, c.path, err)
 	}
 	if response.StatusCode >= http.StatusBadRequest {
 		var p problem
 		if json.Unmarshal(text, &p) != nil || p.Error == "" {
-			return fmt.Errorf("ask the registrar at %s: %s; is it a myelin registrar?", c.path, response.Status)
+			return fmt.Errorf("ask the %[1]s at %[2]s: %[3]s; is it a myelin %[1]s?", c.role, c.path, response.Status)
 		}
 		return errors.New(p.Error)
 	}
@@ -109,7 +123,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body, into any) e
 		return nil
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("read the registrar's answer: %w", err)
+		return fmt.Errorf("read the %s's answer: %w", c.role, err)
 	}
 	return nil
 }
@@ -118,9 +132,9 @@ func (c *Client) ask(ctx context.Context, method, path string, body, into any) e
 func (c *Client) advise(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("there is no such socket; is the registrar running, with this control_socket?")
+		return fmt.Errorf("there is no such socket; is the %s running, with this control_socket?", c.role)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return errors.New("nobody listens; the registrar has ended")
+		return fmt.Errorf("nobody listens; the %s has ended", c.role)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission: the socket is for %s only; ask as that user, or as root", ownerName(c.path))
 	}

@@ -263,7 +263,7 @@ func TestListen(t *testing.T) {
 	require.ErrorAs(t, err, &used)
 	require.Equal(t, Owner{os.Getpid(), "/etc/first.toml"}, used.Owner)
 	require.EqualError(t, err, fmt.Sprintf("listen on control socket %s: another process (pid %d, config /etc/first.toml) has it; "+
-		"stop that one, or give this registrar another control_socket", path, os.Getpid()))
+		"stop that one, or give this one another control_socket", path, os.Getpid()))
 
 	// A process that was killed leaves the file, and nobody behind it.
 	first.Listener.(*net.UnixListener).SetUnlinkOnClose(false)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/pprof"
 	"os"
 	"slices"
 	"time"
@@ -94,11 +93,7 @@ func Handler(o Options) http.Handler {
 	mux.HandleFunc("DELETE /v1/services/{service}/maintenance", h.enable)
 	mux.HandleFunc("PUT /v1/services/{service}/checks", h.report)
 	mux.HandleFunc("PUT /v1/services/{service}/checks/{check}", h.report)
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	profiles(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s; see docs/registrar.md for what there is", r.Method, r.URL.Path))
 	})

@@ -1,5 +1,6 @@
-// Package control is the registrar's control socket, both ends of it: maintenance, the reports of services about their
-// own health, the status, and profiles of the process, as HTTP over a unix socket that only its owner may use.
+// Package control is the control sockets of a registrar and of an agent, both ends of them: maintenance, the reports of
+// services about their own health, the status, the release of holds, and profiles of the process, as HTTP over a unix
+// socket that only its owner may use.
 package control
 
 import (
@@ -49,7 +50,7 @@ func (e *InUseError) Error() string {
 	if len(who) > 0 {
 		other += " (" + strings.Join(who, ", ") + ")"
 	}
-	return fmt.Sprintf("listen on control socket %s: %s has it; stop that one, or give this registrar another control_socket", e.Path, other)
+	return fmt.Sprintf("listen on control socket %s: %s has it; stop that one, or give this one another control_socket", e.Path, other)
 }
 
 // Socket is a control socket that this process has. It is a listener; Close removes the file.

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/myelin-sd/myelin/agent"
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/registrar/control"
+)
+
+func (a *app) guardCommand() *cobra.Command {
+	var address string
+	c := &cobra.Command{
+		Use:   "guard [-c FILE]",
+		Short: "Show what the agent keeps in rotation although the registry lost it, why and until when",
+		Long: "Shows the holds of the agent on this host: instances that stay in rotation although the registry does not list them\n" +
+			"any more. -o wide names them. See myelin guard release for a way to end a hold.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if address == "" {
+				if address, err = a.statusAddress(); err != nil {
+					return err
+				}
+			}
+			return a.showHolds(c.Context(), address)
+		},
+	}
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	release := &cobra.Command{
+		Use:   "release SERVICE [-c FILE]",
+		Short: "Let go what is held of a service: what the registry does not list leaves HAProxy",
+		Long: "Lets go all that the agent on this host holds of a service. If the registry lists nothing, its backend is empty then.\n" +
+			"The agent is asked at its control socket, as the user that it runs as, or as root.",
+		Args: usageArgs(cobra.ExactArgs(1)),
+	}
+	socket := release.Flags().String("socket", "", "`PATH` of the agent's control socket (default: that of -c FILE, else "+defaultAgentSocket()+")")
+	release.RunE = func(c *cobra.Command, args []string) error {
+		path, err := a.agentSocket(*socket)
+		if err != nil {
+			return err
+		}
+		return a.release(c.Context(), control.NewAgentClient(path), args[0])
+	}
+	c.AddCommand(release)
+	return c
+}
+
+func defaultAgentSocket() string { return filepath.Join(config.DefaultStateDir, "agent.sock") }
+
+// agentSocket is the control socket of the agent that is meant.
+func (a *app) agentSocket(flag string) (string, error) {
+	switch {
+	case flag != "":
+		return flag, nil
+	case a.configFile == "":
+		return defaultAgentSocket(), nil
+	}
+	c, _, err := config.LoadAgent(a.configFile, a.options(false))
+	if err != nil {
+		return "", err
+	}
+	if c.ControlSocket.Path == "" {
+		return "", fmt.Errorf("%s: control_socket is off, so the agent cannot be told", a.configFile)
+	}
+	return c.ControlSocket.Path, nil
+}
+
+func (a *app) release(ctx context.Context, client *control.Client, service string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	r, err := client.Release(ctx, service)
+	switch {
+	case err != nil:
+		return err
+	case a.output == "json":
+		return printJSON(a.out, r)
+	case len(r.Instances) == 0:
+		fmt.Fprintf(a.out, "%s: what HAProxy had from before is let go\n", service)
+	default:
+		fmt.Fprintf(a.out, "%s: %d let go: %s\n", service, len(r.Instances), strings.Join(r.Instances, " "))
+	}
+	return nil
+}
+
+// held is what is held of one service: a member of the answer in JSON.
+type held struct {
+	Service string `json:"service"`
+	agent.HoldStatus
+}
+
+func (a *app) showHolds(ctx context.Context, address string) error {
+	body, err := a.askStatus(ctx, address)
+	if err != nil {
+		return err
+	}
+	var st agent.Status
+	if err := json.Unmarshal(body, &st); err != nil {
+		return fmt.Errorf("read the status: %w", err)
+	}
+	holds := []held{}
+	for _, s := range st.Services {
+		for _, h := range s.Guard.Holds {
+			holds = append(holds, held{s.Service, h})
+		}
+	}
+	if a.output == "json" {
+		return printJSON(a.out, holds)
+	}
+	if len(holds) == 0 {
+		fmt.Fprintln(a.out, "nothing is held")
+		return nil
+	}
+	now, columns := time.Now(), []string{"SERVICE", "HELD", "FOR", "ENDS", "REASON"}
+	if a.output == "wide" {
+		columns = append(columns, "INSTANCES")
+	}
+	t := newTable(a.out, columns...)
+	for _, h := range holds {
+		cells := []any{h.Service, len(h.Instances), age(now, h.Since), holdEnds(h.HoldStatus, now), h.Reason}
+		if a.output == "wide" {
+			cells = append(cells, strings.Join(h.Instances, " "))
+		}
+		t.row(cells...)
+	}
+	t.flush()
+	return nil
+}
+
+// holdEnds says when time ends a hold, or what happens instead.
+func holdEnds(h agent.HoldStatus, now time.Time) string {
+	switch {
+	case h.Until == nil:
+		return "not by time"
+	case !h.Until.After(now):
+		return "when the registry is back"
+	case !h.Judged:
+		return "judged in " + age(*h.Until, now)
+	}
+	return "in " + age(*h.Until, now)
+}
