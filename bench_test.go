@@ -127,6 +127,7 @@ func newRig(b *testing.B, who string) *rig {
 	r.file = filepath.Join(dir, "agent.toml")
 	text := fmt.Sprintf(`
 state_dir = %q
+guard = "off"
 admin = { listen = "127.0.0.1:%d" }
 
 [zookeeper]

@@ -329,6 +329,21 @@ func (g guard) held() []discovery.Instance {
 	return out
 }
 
+// why is the reason of the oldest hold, those that are judged before those that only wait to be, and since when
+// something is held; false: nothing is.
+func (g guard) why() (reason string, since time.Time, ok bool) {
+	var oldest hold
+	for _, h := range g.holds {
+		if !ok || h.since.Before(since) {
+			since = h.since
+		}
+		if !ok || !h.waits && oldest.waits || h.waits == oldest.waits && h.since.Before(oldest.since) {
+			oldest, ok = h, true
+		}
+	}
+	return oldest.reason, since, ok
+}
+
 // drop forgets the holds of instances that keep does not want: the filters changed.
 func (g guard) drop(keep func([]discovery.Instance) []discovery.Instance) guard {
 	wanted := keep(g.held())

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -193,15 +194,14 @@ func (v view) settle(found []discovery.Instance, listed time.Time, made []decisi
 		held = ""
 	}
 	began := now
-	if held == "" && len(v.guard.holds) > 0 {
-		first := v.guard.groups()[0]
-		held, began = first.Reason, first.Since
+	if why, since, ok := v.guard.why(); ok {
+		held = cmp.Or(held, why)
+		if v.held == "" || !emptyReason(held) {
+			began = since
+		}
 	}
 	if v.held == "" {
 		v.listed = listed
-		if len(v.guard.holds) > 0 {
-			began = v.guard.groups()[0].Since
-		}
 	}
 	if held != v.held {
 		v.held, v.since = held, began

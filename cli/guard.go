@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,7 +123,7 @@ func (a *app) showHolds(ctx context.Context, address string) error {
 		columns = append(columns, "INSTANCES")
 	}
 	t := newTable(a.out, columns...)
-	for _, h := range holds {
+	for _, h := range together(holds) {
 		cells := []any{h.Service, len(h.Instances), age(now, h.Since), holdEnds(h.HoldStatus, now), h.Reason}
 		if a.output == "wide" {
 			cells = append(cells, strings.Join(h.Instances, " "))
@@ -131,6 +132,26 @@ func (a *app) showHolds(ctx context.Context, address string) error {
 	}
 	t.flush()
 	return nil
+}
+
+// together makes one of the holds of a service that have the same reason: of a fleet that goes within seconds each
+// instance has its own. It is as old as the first of them, and ends with the last.
+func together(holds []held) (out []held) {
+	for _, h := range holds {
+		i := slices.IndexFunc(out, func(o held) bool {
+			return o.Service == h.Service && o.Reason == h.Reason && o.Judged == h.Judged && (o.Until == nil) == (h.Until == nil)
+		})
+		if i < 0 {
+			out = append(out, h)
+			continue
+		}
+		o := &out[i]
+		o.Instances = slices.Concat(o.Instances, h.Instances)
+		if h.Until != nil && h.Until.After(*o.Until) {
+			o.Until = h.Until
+		}
+	}
+	return out
 }
 
 // holdEnds says when time ends a hold, or what happens instead.
