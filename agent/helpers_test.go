@@ -75,6 +75,7 @@ type node struct {
 	logger  *logrus.Logger
 
 	names    *names               // nil: the system's nameserver
+	contact  contact              // how the registry is reached, as the guard is told
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
 	gen      *generation
@@ -178,6 +179,7 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 			g.sources[i] = n.feeds[s.Name]
 		}
 	}
+	g.contact = func(config.Service) contact { return n.contact }
 	for _, r := range g.haproxys {
 		r.socket = n.tap.path
 		for _, e := range edit {

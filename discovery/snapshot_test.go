@@ -204,6 +204,22 @@ func TestSnapshotEqual(t *testing.T) {
 	require.True(t, shared.Equal(next), "none either way")
 }
 
+func TestTreeNewer(t *testing.T) {
+	for _, tc := range []struct {
+		a, b  discovery.Tree
+		newer bool
+	}{
+		{discovery.Tree{Created: 5, Children: 9}, discovery.Tree{Created: 5, Children: 9}, false},
+		{discovery.Tree{Created: 5, Children: 9}, discovery.Tree{Created: 5, Children: 8}, true},
+		{discovery.Tree{Created: 5, Children: 9}, discovery.Tree{Created: 5, Children: 10}, false},
+		{discovery.Tree{Created: 7, Children: 9}, discovery.Tree{Created: 6, Children: 12}, true},
+		{discovery.Tree{Created: 5, Children: 9}, discovery.Tree{}, false},
+		{discovery.Tree{}, discovery.Tree{Created: 5, Children: 9}, false},
+	} {
+		require.Equal(t, tc.newer, tc.a.Newer(tc.b), "%v and %v", tc.a, tc.b)
+	}
+}
+
 func TestStatic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := discovery.Static("s", []discovery.Instance{instance(t, "b", "", "", nil), instance(t, "a", "", "", nil)})

@@ -86,6 +86,30 @@ func TestStoreReturnsWhatWasSaved(t *testing.T) {
 	require.True(t, strings.HasPrefix(string(text), "myelin snapshot 1\nservice \"user-api\"\n"), "people can see what it is")
 }
 
+// TestStoreKeepsNote: words that their keeper put beside a set come back with it, and another note is another set. Files
+// from before there were notes are read.
+func TestStoreKeepsNote(t *testing.T) {
+	s := newStore(t)
+	snap := storedSet(t)
+	for _, note := range []string{"", "one line\nand \"another\" é \x00", "note x", strings.Repeat("10.0.0.1:80 ", 20_000), ""} {
+		snap.Note = note
+		require.NoError(t, s.Save(snap, storeOrigin, time.Now()))
+		got, _, err := s.Load(snap.Service, storeOrigin)
+		require.NoError(t, err)
+		require.Equal(t, note, got.Note)
+		require.True(t, snap.Equal(got))
+	}
+	text, err := os.ReadFile(theFile(t, s))
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "\nnote ", "without one the file is as it always was")
+
+	snap.Note = strings.Repeat("10.0.0.1:80 ", 20_000)
+	require.NoError(t, s.Save(snap, storeOrigin, time.Now()))
+	removed, err := s.Prune(func(string, string) bool { return false })
+	require.NoError(t, err)
+	require.Equal(t, []string{snap.Service}, removed, "a long note does not keep a file for ever")
+}
+
 func TestStoreKeepsEmptyAndMissingSets(t *testing.T) {
 	s := newStore(t)
 	for _, missing := range []bool{false, true} {

@@ -38,6 +38,7 @@ func TestSourceFollowsChanges(t *testing.T) {
 
 		snap := o.until(t, "missing path", func(s discovery.Snapshot) bool { return s.Missing })
 		require.Empty(t, snap.Instances)
+		require.False(t, snap.Tree.Known())
 		require.Equal(t, "web", snap.Service)
 		require.EqualValues(t, 1, snap.Version)
 		exists, _, err := w.Exists("/a")
@@ -54,8 +55,12 @@ func TestSourceFollowsChanges(t *testing.T) {
 		require.Equal(t, w.SessionID(), in.Session)
 		require.WithinDuration(t, time.Now(), in.Created, time.Minute)
 
+		first := snap.Tree
+		require.Positive(t, first.Created)
+
 		two := create(t, w, "/a/b/web/i-2_", payload(2), zk.FlagEphemeral|zk.FlagSequence)
-		o.untilCount(t, 2)
+		second := o.untilCount(t, 2).Tree
+		require.True(t, second.Newer(first), "%v after %v", second, first)
 		_, err = w.Set(two, []byte(`{"host":"10.0.0.2","port":8080,"name":"i-2","weight":7}`), -1)
 		require.NoError(t, err)
 		o.until(t, "new weight", func(s discovery.Snapshot) bool {
@@ -77,7 +82,8 @@ func TestSourceFollowsChanges(t *testing.T) {
 		require.NoError(t, w.Delete("/a/b/web", -1))
 		o.until(t, "path deleted", func(s discovery.Snapshot) bool { return s.Missing })
 		create(t, w, "/a/b/web/i-4_", payload(4), zk.FlagSequence)
-		o.untilCount(t, 1)
+		again := o.untilCount(t, 1).Tree
+		require.True(t, again.Newer(second) && !second.Newer(again), "a path made again is no older state: %v after %v", again, second)
 
 		versions := o.all()
 		for i, s := range versions {
