@@ -296,7 +296,7 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	configured, now := map[*keeper]bool{}, time.Now()
 	registrations := map[string]discovery.Registration{}
 	asking := context.WithoutCancel(ctx) // keepers answer, or are done; one that leaves must not get a twin
-	for _, s := range services { // new before old
+	for _, s := range services {         // new before old
 		k := r.keepers[s.identity()]
 		m, risen := r.intents.Load().get(s.Name, now), r.standing(asking, s)
 		if k == nil || !k.do(asking, func(loop context.Context) { k.adopt(loop, s, m, risen) }) {
