@@ -375,7 +375,7 @@ func TestClosedNodes(t *testing.T) {
 	require.ErrorContains(t, err, "give zookeeper.auth")
 }
 
-// TestVandal: somebody who sets the data as fast as he can costs one attempt a handful of writes.
+// TestVandal: somebody who sets the data as fast as he can costs us one write for each attempt.
 func TestVandal(t *testing.T) {
 	zks := server(t)
 	w := writer(t, zks.Addr())
@@ -385,18 +385,26 @@ func TestVandal(t *testing.T) {
 	node := made.Node
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
+	var theirs int32
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			_, _ = w.Set(node, []byte("mine"), -1)
+			if _, err := w.Set(node, []byte("mine"), -1); err == nil {
+				theirs++
+			}
 		}
 	}()
-	for range 20 {
+	const attempts = 20
+	for range attempts {
 		made, err = s.Publish(within(t, patience), sequential, "")
 		require.True(t, err == nil || strings.Contains(err.Error(), "somebody else changes it all the time"), "%v", err)
 	}
 	cancel()
 	<-ended
+	_, stat, err := w.Get(node)
+	require.NoError(t, err)
+	require.Positive(t, theirs)
+	require.LessOrEqual(t, stat.Version-theirs, int32(attempts), "one write for each attempt")
 	made, err = s.Publish(within(t, patience), sequential, "")
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(reasons(made), ","), "data "+node)
