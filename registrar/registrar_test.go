@@ -297,6 +297,23 @@ func TestNodeLost(t *testing.T) {
 	}
 }
 
+// TestSoonBack: however long the directory was away, and whatever pause there was, a session that has expired meanwhile is
+// followed by a registration within a second.
+func TestSoonBack(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, 4900 * time.Millisecond, time.Minute, time.Hour} {
+		play(t, nil, func(s *stage) {
+			s.wait(5 * time.Second)
+			s.dir.goAway()
+			s.wait(away)
+			s.dir.expire()
+			s.wait(away)
+			s.dir.comeBack()
+			s.wait(time.Second)
+			s.nodes("/services/user-api/web-1_0002 v1")
+		})
+	}
+}
+
 // TestRepairsAreLimited: somebody who deletes the node over and over is not fought at the network's speed.
 func TestRepairsAreLimited(t *testing.T) {
 	play(t, nil, func(s *stage) {

@@ -302,3 +302,66 @@ func (s *scene) marker() {
 	require.NoError(s.t, err)
 	<-made
 }
+
+// marking publishes Nerve's payload with the mark, where there is one.
+type marking struct{ payload discovery.Payload }
+
+func (m marking) Render(r discovery.Registration, c registrar.Condition) discovery.Registration {
+	m.payload.Leaving = c.Leaving
+	if data, err := discovery.EncodeNerve(m.payload); err == nil {
+		r.Data = data
+	}
+	return r
+}
+
+// TestZooKeeperLeave: a source sees the mark, that it is taken back, and in the end that the node is gone.
+func TestZooKeeperLeave(t *testing.T) {
+	s := newScene(t)
+	s.children(1)
+	payload := discovery.Payload{Host: "10.0.0.1", Port: 3000, Name: "web-1"}
+	data, err := discovery.EncodeNerve(payload)
+	require.NoError(t, err)
+	polite := registrar.Service{
+		Name: "user-api", Directory: s.session, CheckMocked: true, Render: marking{payload},
+		Registration: discovery.Registration{Path: parent, Prefix: "web-1_", Data: data, Sequential: true, Ephemeral: true},
+		Leave:        registrar.Leave{Notice: time.Hour, Drain: time.Hour}, // until they are cut short
+	}
+	require.NoError(t, s.Reload([]registrar.Service{polite}))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	snapshots := make(chan discovery.Snapshot)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.session.Source("user-api", parent, zookeeper.SourceOptions{}).Run(ctx, snapshots)
+	}()
+	defer func() { cancel(); <-ended }()
+	// until returns when a snapshot is as wanted.
+	until := func(what string, is func([]discovery.Instance) bool) {
+		t.Helper()
+		for {
+			select {
+			case snap := <-snapshots:
+				if is(snap.Instances) {
+					return
+				}
+			case <-ctx.Done():
+				t.Fatal(what)
+			}
+		}
+	}
+	there := func(in []discovery.Instance) bool { return len(in) == 1 && !in[0].Leaving && in[0].Weight == nil }
+	until("it is registered", there)
+
+	marked := func(in []discovery.Instance) bool { return len(in) == 1 && in[0].Leaving }
+	require.NoError(t, s.Maintain("user-api", registrar.Maintenance{}))
+	until("it is marked", marked)
+	require.NoError(t, s.EndMaintenance("user-api"))
+	until("it stays after all", there)
+
+	s.cancel()
+	until("it is marked again", marked)
+	s.Hasten()
+	until("it is gone", func(in []discovery.Instance) bool { return len(in) == 0 })
+	require.NoError(t, <-s.stopped)
+	s.stopped <- nil // for the clean-up
+}
