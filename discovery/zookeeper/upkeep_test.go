@@ -237,7 +237,7 @@ func TestFormats(t *testing.T) {
 	all := stands(t, w, r)
 	require.Equal(t, []string{node + " 10.0.0.1:8080", "/members/web/member_0000000000 10.0.0.1:8080", "/curator/web/web-1_8080 10.0.0.1:8080"}, all)
 	require.Equal(t, "/s/web/web-1_0000000000", node)
-	instance, was, err := w.Get("/curator/web/web-1_8080")
+	instance, _, err := w.Get("/curator/web/web-1_8080")
 	require.NoError(t, err)
 	require.NotContains(t, string(instance), `"registrationTimeUTC":0`)
 
@@ -250,7 +250,7 @@ func TestFormats(t *testing.T) {
 		require.Equal(t, node, made.Node)
 		require.Len(t, stands(t, w, r), 3)
 	}
-	instance, was, err = w.Get("/curator/web/web-1_8080")
+	instance, was, err := w.Get("/curator/web/web-1_8080")
 	require.NoError(t, err)
 
 	// The next process takes all three over, and writes nothing.
