@@ -40,7 +40,10 @@ port = %d
 zk_path = "/services/web"
 check_interval = "100ms"
 weight = 10
-labels = { zone = "osl-1" }
+labels = { zone = "osl-1", shard = 7 }
+payload = ["nerve", "serverset"]
+payload_paths = { serverset = "/serversets/web" }
+drain = "200ms"
 checks = [{ type = "http", uri = "/metrics", timeout = "2s" }]
 
 [services.orders]
@@ -48,6 +51,7 @@ host = "127.0.0.1"
 port = %d
 zk_path = "/services/orders"
 check_interval = "100ms"
+drain = "200ms"
 checks = [{ type = "tcp", timeout = "2s" }]
 `, w.dir, w.zk.Addr(), web, orders)
 	w.write(file, text)
@@ -59,7 +63,9 @@ checks = [{ type = "tcp", timeout = "2s" }]
 global: { scrape_interval: 1s, scrape_timeout: 1s }
 scrape_configs:
 - job_name: nerve
-  nerve_sd_configs: [{ servers: [%q], paths: [/services] }]
+  nerve_sd_configs: [{ servers: [%[1]q], paths: [/services] }]
+- job_name: serverset
+  serverset_sd_configs: [{ servers: [%[1]q], paths: [/serversets] }]
 `, w.zk.Addr()))
 	target := func(service string, port int) map[string]string {
 		return map[string]string{
@@ -69,12 +75,18 @@ scrape_configs:
 			"__meta_nerve_endpoint_name": "web-1",
 		}
 	}
-	prometheus.has(w, target("web", web), target("orders", orders))
+	member := map[string]string{
+		"job": "serverset", "health": "up", "__address__": fmt.Sprintf("127.0.0.1:%d", web),
+		"__meta_serverset_path":          "/serversets/web/member_0000000000",
+		"__meta_serverset_endpoint_host": "127.0.0.1", "__meta_serverset_endpoint_port": fmt.Sprint(web),
+		"__meta_serverset_status": "ALIVE", "__meta_serverset_shard": "7",
+	}
+	prometheus.has(w, target("web", web), member, target("orders", orders))
 
 	// What is written into a node that stands leaves the target as it is, and a service that leaves takes it along.
 	w.write(file, strings.Replace(text, "weight = 10", "weight = 20", 1)[:strings.Index(text, "[services.orders]")])
 	require.NoError(t, registrar.Signal(syscall.SIGHUP))
-	prometheus.has(w, target("web", web))
+	prometheus.has(w, target("web", web), member)
 	require.NoError(t, registrar.Stop())
 	prometheus.has(w)
 }

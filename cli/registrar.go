@@ -170,7 +170,13 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { notify(log, daemon.SdNotifyStopping) })()
+	stopping := func() { notify(log, daemon.SdNotifyStopping) }
+	early := context.AfterFunc(ctx, stopping) // a drain takes its time
+	defer func() {
+		if early() {
+			stopping()
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -193,7 +199,7 @@ func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
 	}
 	l, err := admin.Listen(c.Listen)
 	if err != nil && !c.Given {
-		log.WithField("err", err).Warn("there are no pages: give this registrar an admin.listen of its own")
+		log.WithField("err", err).Info("there are no pages: give this registrar an admin.listen of its own to have them")
 		return nil, nil
 	}
 	return l, err

@@ -34,7 +34,7 @@ func (a *app) startCommand(command, environment []string, stopTimeout time.Durat
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, forwarded()...)
-	release := func() { signal.Stop(signals) }
+	release := func() { signal.Ignore(forwarded()...) } // as asked does: none may kill a process that is ending
 	c, err := child.Start(command, environment)
 	if err != nil {
 		release()

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -106,6 +107,7 @@ func soundRegistrar(t *testing.T, g *Registrar) {
 			if c.Rise < 1 || c.Fall < 1 || c.Timeout <= 0 || c.Port == 0 || !validHost(c.Host) || c.Type == "http" && c.URI == "" {
 				t.Fatalf("unsound check %+v", c)
 			}
+			soundOfType(t, c)
 			for name, v := range c.Headers {
 				sound(t, v)
 				if !validHeader(name) {
@@ -113,6 +115,22 @@ func soundRegistrar(t *testing.T, g *Registrar) {
 				}
 			}
 		}
+	}
+}
+
+// soundOfType: what the registrar would refuse does not come out of a file.
+func soundOfType(t *testing.T, c Check) {
+	sound(t, append(c.Command, c.Socket, c.Method, c.Service)...)
+	if c.Type == "ttl" && c.TTL <= 0 || c.Type == "exec" && (len(c.Command) == 0 || c.Command[0] == "") || c.Method == "CONNECT" {
+		t.Fatalf("unsound check %+v", c)
+	}
+	for _, r := range c.Status {
+		if r.From < 100 || r.From > r.To || r.To > 999 {
+			t.Fatalf("unsound status %+v", r)
+		}
+	}
+	if _, err := regexp.Compile(c.ExpectRegex); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -82,6 +82,9 @@ func (d *damper) filter(said State, now time.Time) (is State, wake time.Time) {
 // forget starts anew with a service that is not up, with the penalty that it has.
 func (d *damper) forget() { d.said, d.is = Unknown, Unknown }
 
+// release says that the service is not registered, so that there is nothing to hold.
+func (d *damper) release() { d.is = Down }
+
 // decay lets the penalty sink.
 func (d *damper) decay(now time.Time) {
 	d.penalty *= math.Exp2(-now.Sub(d.at).Seconds() / d.HalfLife.Seconds())

@@ -171,6 +171,44 @@ func TestDampedService(t *testing.T) {
 	})
 }
 
+// TestDampingHoldsNobodyBack: who takes a service away on purpose gets his way, and a service that is down does not come
+// back because it was held once.
+func TestDampingHoldsNobodyBack(t *testing.T) {
+	play(t, func(o *Options) { o.Services[0].Damping = (&stage{}).dampedService().Damping }, func(s *stage) {
+		s.wait(2 * time.Second)
+		s.check.set(errSick)
+		s.wait(10 * time.Second)
+		require.True(t, s.Status()[0].Damping.Held)
+		require.NoError(t, s.Maintain("user-api", Maintenance{}))
+		s.wait(time.Second)
+		s.nodes()
+		require.Equal(t, Down, s.Status()[0].State)
+		require.False(t, s.Status()[0].Damping.Held)
+		require.NoError(t, s.EndMaintenance("user-api"))
+		s.wait(time.Second)
+		s.nodes()
+		s.check.set(nil)
+		s.wait(2 * time.Second)
+		s.nodes("/services/user-api/web-1_0002 v1")
+
+		s.check.set(errSick)
+		s.wait(10 * time.Second)
+		require.True(t, s.Status()[0].Damping.Held)
+		require.NoError(t, s.Reload(nil))
+		s.wait(time.Second)
+		s.nodes()
+		require.NoError(t, s.Reload([]Service{s.dampedService()}))
+		s.wait(time.Minute / 10)
+		s.nodes()
+	})
+}
+
+func (s *stage) dampedService() Service {
+	sv := s.service()
+	sv.Damping = &Damping{Suppress: 0.5, Reuse: 0.25, HalfLife: time.Minute, MaxHold: time.Hour}
+	return sv
+}
+
 // TestDampedWeight: a service that is kept registered keeps the weight that it had.
 func TestDampedWeight(t *testing.T) {
 	play(t, func(o *Options) {

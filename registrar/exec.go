@@ -94,7 +94,7 @@ func (c Exec) verdict(ctx context.Context, state *os.ProcessState, err error, sa
 		return told("ended by signal: "+status.Signal().String(), said, nil)
 	}
 	err = told(fmt.Sprintf("exit status %d", state.ExitCode()), said, nil)
-	if c.o.WarnExit != 0 && state.ExitCode() == c.o.WarnExit {
+	if state.ExitCode() == c.o.WarnExit {
 		return &Degraded{Reason: err.Error(), Percent: c.o.WarnWeight}
 	}
 	return err

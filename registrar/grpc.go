@@ -48,7 +48,7 @@ func (c GRPC) Check(ctx context.Context) error {
 	conn, err := grpc.NewClient("passthrough:///"+d.to.name(),
 		grpc.WithContextDialer(d.dial), grpc.WithTransportCredentials(d.credentials()), grpc.WithAuthority(d.authority()),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDisableHealthCheck(), grpc.WithIdleTimeout(0),
-		grpc.WithUserAgent("myelin-check"), grpc.WithMaxHeaderListSize(maxHeader), grpc.WithSharedWriteBuffer(true),
+		grpc.WithUserAgent("myelin-check"), grpc.WithMaxHeaderListSize(maxHeader),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
 	if err != nil {
 		return fmt.Errorf("make grpc client: %w", err)

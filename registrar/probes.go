@@ -238,9 +238,10 @@ func (k *keeper) judge() judgement {
 	return j
 }
 
-// relieve lets a move down that was held back happen when it is due, and returns how long none is; negative: for ever.
+// relieve lets a move down that was held back happen when it is due, or when the service was withdrawn for another
+// reason. It returns how long none is due; negative: for ever.
 func (k *keeper) relieve(now time.Time) time.Duration {
-	if !k.relief.IsZero() && !now.Before(k.relief) {
+	if !k.relief.IsZero() && (k.upkeep.want == Down || !now.Before(k.relief)) {
 		k.decide(k.judge())
 	}
 	if k.relief.IsZero() {
@@ -252,6 +253,9 @@ func (k *keeper) relieve(now time.Time) time.Duration {
 // damp returns the state in force when the checks say said, and notes when that ends by itself.
 func (k *keeper) damp(said State, now time.Time) State {
 	was := k.damper.held()
+	if k.damper != nil && k.upkeep.want == Down {
+		k.damper.release()
+	}
 	is, wake := k.damper.filter(said, now)
 	k.relief = wake
 	held := k.damper.held()

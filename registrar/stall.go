@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	beatEvery  = 50 * time.Millisecond
-	gapLeast   = 3 * beatEvery    // between two beats: the process did not run in the meantime
-	gapQuiet   = 10 * time.Second // least time between two lines of the log about gaps
-	doubtsMost = 3                // results in a row of one check that are not believed
+	beatEvery  = 100 * time.Millisecond
+	gapLeast   = 3 * beatEvery // between two beats: the process did not run in the meantime
+	gapQuiet   = time.Minute   // least time between two lines of the log about gaps
+	doubtsMost = 3             // results in a row of one check that are not believed
 )
 
 // pulse tells when this process did not run: stopped, paused with its machine, or starved of the processor. It expects

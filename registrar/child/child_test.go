@@ -57,6 +57,9 @@ func work(what string) int {
 	if IsInit() {
 		fmt.Println("the work is in the first process")
 	}
+	if syscall.Getpgrp() != os.Getpid() {
+		fmt.Println("a Ctrl-C comes twice: from the terminal, and passed on")
+	}
 	switch what {
 	case "orphans":
 		for range 3 {
