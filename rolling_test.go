@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestRollingRestart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := newWorld(t, func(text string) string { return strings.Replace(text, `"4s"`, `"20s"`, 1) }) // nobody dies here
 			names := []string{"a", "b", "c"}
 			var all []*rolling
 			for _, name := range names {
@@ -93,7 +94,7 @@ admin = { listen = "off" }
 
 [zookeeper]
 hosts = [%q]
-session_timeout = "4s"
+session_timeout = "20s"
 
 [services.user-api]
 host = %q
@@ -118,8 +119,8 @@ func (w *world) startBeside(r *rolling) {
 	w.t.Cleanup(registrar.Kill)
 	r.stop = func() {
 		w.t.Helper()
-		require.NoError(w.t, registrar.Stop())
-		require.NoError(w.t, s.Stop())
+		require.Zero(w.t, w.terminate(registrar))
+		w.terminate(s.Process)
 	}
 }
 
@@ -134,8 +135,17 @@ func (w *world) startWrapped(r *rolling) {
 	w.t.Cleanup(func() { registrar.Stop() }) // a kill would leave the service
 	r.stop = func() {
 		w.t.Helper()
-		require.NoError(w.t, registrar.Stop())
+		require.Equal(w.t, 128+int(syscall.SIGTERM), w.terminate(registrar), "the service's exit code")
 	}
+}
+
+// terminate sends SIGTERM, and waits for the end. It returns the exit code.
+func (w *world) terminate(p *clitest.Process) int {
+	w.t.Helper()
+	require.NoError(w.t, p.Signal(syscall.SIGTERM))
+	code, err := p.Wait(patience)
+	require.NoError(w.t, err)
+	return code
 }
 
 // allServe waits until all instances are registered, and HAProxy gives them requests.

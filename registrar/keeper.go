@@ -391,7 +391,7 @@ func (k *keeper) answered(o outcome, now time.Time) {
 	case o.made.Node != k.node && len(o.made.Found) == 0: // else it has been said
 		log.WithFields(logrus.Fields{"node": o.made.Node, "reason": o.why}).Info("service is registered again")
 	}
-	if present := o.op == publish; present != k.registered {
+	if present := o.op != withdraw; present != k.registered {
 		k.statsd.turned(k.service.Name, present)
 	}
 	k.inherited = false

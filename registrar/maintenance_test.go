@@ -42,7 +42,7 @@ func TestMaintenance(t *testing.T) {
 		s.nodes()
 		require.Equal(t, []string{"info service is down check=health err=status 503", "info service is up check=health"}, s.messages())
 
-		s.wait(began.Add(time.Hour).Sub(time.Now()) - time.Nanosecond)
+		s.wait(time.Until(began.Add(time.Hour)) - time.Nanosecond)
 		s.nodes()
 		s.wait(time.Nanosecond)
 		s.nodes("/services/user-api/web-1_0002 v1")

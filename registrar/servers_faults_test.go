@@ -251,15 +251,16 @@ func TestZooKeeperAnswer(t *testing.T) {
 		return "Zookeeper version: 3.8.0-${mvnGitCommitId}, built on 2022-12-18\nLatency min/avg/max: 0/0.0/0\nReceived: 1\nSent: 0\nConnections: 1\nOutstanding: 0\nZxid: 0x0\n" + mode + "Node count: 5\n"
 	}
 	for answer, want := range map[string]string{
-		srvr("Mode: leader\n"):     "",
-		srvr("Mode: follower\r\n"): "",
-		srvr("Mode: observer\n"):   "",
-		srvr("Mode: standalone\n"): "",
-		srvr("Mode: read-only\n"):  "the server is read-only: it has no quorum",
-		srvr("Mode: l\x1bster\n"):  `the server's mode is "l ster"`,
-		srvr(""):                   "the server does not say its mode",
-		"":                         "read answer: connection closed",
-		"imok":                     `does not speak ZooKeeper: it says "imok"`,
+		srvr("Mode: leader\n"):          "",
+		srvr("Mode: follower\r\n"):      "",
+		srvr("Mode: observer\n"):        "",
+		srvr("Mode: standalone\n"):      "",
+		srvr("Mode: read-only\n"):       "the server is read-only: it has no quorum",
+		srvr("Mode: l\x1bster\n"):       `the server's mode is "l ster"`,
+		srvr(""):                        "the server does not say its mode",
+		"":                              "read answer: connection closed",
+		strings.Repeat("x", maxReply+1): "answer has more than 65536 bytes",
+		"imok":                          `does not speak ZooKeeper: it says "imok"`,
 		"This ZooKeeper instance is not currently serving requests\n": "the server is not serving requests: it has no quorum, or has just started",
 		"srvr is not executed because it is not in the whitelist.\n":  "the server does not answer srvr; add it to 4lw.commands.whitelist in its zoo.cfg",
 	} {

@@ -198,7 +198,7 @@ func (u *upkeep) end(ok bool, now time.Time) {
 func (u *upkeep) audit() time.Duration {
 	d := auditEvery - u.spread(auditEvery/5)
 	if u.within > 0 {
-		d = min(d, u.within)
+		d = min(d, max(u.within, repairPause))
 	}
 	return d
 }

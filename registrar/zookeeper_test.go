@@ -3,6 +3,7 @@ package registrar_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -208,6 +209,11 @@ func TestZooKeeperHeals(t *testing.T) {
 	s.children(0)
 	s.wire.Resume()
 	s.another(name)
+
+	// All of it was counted by what it was.
+	require.Eventually(t, func() bool {
+		return maps.Equal(s.Status()[0].Repairs, map[string]int{"missing": 1, "data": 1, "expired": 2})
+	}, 20*time.Second, time.Millisecond, "%v", s.Status()[0].Repairs)
 }
 
 // TestZooKeeperAway: the checks fall while ZooKeeper cannot be reached, for less time than the session lives.

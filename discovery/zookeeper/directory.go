@@ -112,7 +112,7 @@ func (s *Session) publishOne(ctx context.Context, r discovery.Registration, node
 			return discovery.Published{}, errors.New("the session expired meanwhile")
 		}
 		p.settled(full)
-		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), Within: p.due(time.Now())}, nil
+		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), Within: p.within()}, nil
 	})
 	if err != nil {
 		return published, fmt.Errorf("publish %s: %w", path.Join(r.Path, r.Prefix), err)
@@ -426,12 +426,14 @@ func (p *publication) settled(full string) {
 	p.reg.node, p.reg.session, p.reg.before = full, p.e.session, true
 }
 
-// adoptMost bounds how often data are set anew that somebody else sets at the same time. The next attempt comes later.
+// adoptMost bounds how often a node is looked at that somebody else changes at the same time.
 const adoptMost = 5
 
 // adopt reports whether the node stands and is ours. Its data is set when it differs, or is due to be written again, and
-// a watch stands on it.
+// a watch stands on it. It sets it once: when somebody else has set other data by then, that is an error, and the next
+// attempt comes later.
 func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
+	set := false
 	for range adoptMost {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -450,15 +452,20 @@ func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
 		}
 		data := p.dated(now.data)
 		p.changed(full, now, data)
-		if bytes.Equal(now.data, data) && p.due(time.Now()) >= 0 {
+		same := bytes.Equal(now.data, data)
+		switch {
+		case same && (set || p.due(time.Now()) >= 0):
 			p.wrote(data, false)
 			return true, p.secure(full)
+		case set:
+			return false, overwritten(full)
 		}
 		p.reg.sent = data
 		_, err = p.e.link.conn.Set(full, data, now.stat.Version)
 		switch {
 		case err == nil: // look again: the watch has fired with our own change
 			p.wrote(data, true)
+			set = true
 		case errors.Is(err, zk.ErrBadVersion):
 		case gone(err):
 			p.lost(full, nil)
@@ -467,7 +474,11 @@ func (p *publication) adopt(ctx context.Context, full string) (bool, error) {
 			return false, p.explain(fmt.Errorf("set %s: %w", full, err))
 		}
 	}
-	return false, fmt.Errorf("set %s: somebody else changes it all the time", full)
+	return false, overwritten(full)
+}
+
+func overwritten(full string) error {
+	return fmt.Errorf("set %s: somebody else changes it all the time", full)
 }
 
 // dated returns the data to write, where there is data already, or nil.
@@ -508,6 +519,14 @@ func (p *publication) due(now time.Time) time.Duration {
 		return left
 	}
 	return -1
+}
+
+// within is due as callers are told: always some time when there is a TTL.
+func (p *publication) within() time.Duration {
+	if due := p.due(time.Now()); due >= 0 {
+		return due
+	}
+	return time.Nanosecond
 }
 
 // ours reports whether a node with our name belongs to us. An ephemeral one does when our session owns it. A persistent
