@@ -282,22 +282,27 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured, now := map[*keeper]bool{}, time.Now()
-	registrations := map[string]discovery.Registration{}
-	for _, s := range services { // new before old
+	keepers := make([]*keeper, len(services))
+	for i, s := range services { // new before old
 		k := r.keepers[s.identity()]
 		m := r.intents.Load().get(s.Name, now)
 		if k == nil || !k.do(ctx, func(loop context.Context) { k.adopt(loop, s, m) }) {
 			k = r.start(ctx, s, m)
 		}
-		current[s.Name], names[s.Name], configured[k] = k, true, true
-		registrations[s.Name] = s.Registration
+		current[s.Name], names[s.Name], configured[k], keepers[i] = k, true, true, k
 	}
 	for _, k := range r.keepers {
 		if !configured[k] {
+			var given [][]discovery.Registration
 			k.do(ctx, func(context.Context) {
-				k.yield(registrations[k.service.Name])
+				given = k.yield(services)
 				k.retire(current[k.service.Name])
 			})
+			for i, taken := range given {
+				if len(taken) > 0 {
+					keepers[i].do(ctx, func(context.Context) { keepers[i].take(taken) })
+				}
+			}
 		}
 	}
 	for name := range r.names {
