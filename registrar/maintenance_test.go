@@ -56,7 +56,7 @@ func TestEndMaintenance(t *testing.T) {
 		require.NoError(t, s.EndMaintenance("user-api"), "of none")
 		require.Empty(t, s.messages())
 		require.NoError(t, s.Maintain("user-api", Maintenance{}))
-		s.wait(24 * time.Hour)
+		s.wait(time.Hour)
 		s.nodes()
 		require.NoError(t, s.EndMaintenance("user-api"))
 		synctest.Wait()

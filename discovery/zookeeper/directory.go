@@ -85,13 +85,14 @@ func (s *Session) Publish(ctx context.Context, r discovery.Registration, node st
 			return discovery.Published{}, err
 		}
 		if node = ""; i == 0 {
-			out.Node = one.Node
+			out.Node, out.New = one.Node, one.New
 		}
 		if out.Within == 0 || one.Within > 0 && one.Within < out.Within {
 			out.Within = one.Within
 		}
 	}
 	out.Found = s.takeFound(all)
+	out.New = out.New && len(out.Found) == 0
 	return out, nil
 }
 
@@ -114,7 +115,7 @@ func (s *Session) publishOne(ctx context.Context, r discovery.Registration, node
 			return discovery.Published{}, errors.New("the session expired meanwhile")
 		}
 		p.settled(full)
-		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), Within: p.within()}, nil
+		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), New: p.made, Within: p.within()}, nil
 	})
 	if err != nil {
 		return published, fmt.Errorf("publish %s: %w", path.Join(r.Path, r.Prefix), err)
@@ -255,6 +256,8 @@ type publication struct {
 	reg *registration
 	r   discovery.Registration
 	dir string // r.Path with the chroot
+
+	made bool // the node is one that this attempt has made
 }
 
 // publish returns the full path of the one node that stands for the registration.
@@ -656,6 +659,7 @@ func (p *publication) create(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		p.made = true
 		if !ok {
 			return "", fmt.Errorf("create %s: deleted by somebody else at once", made)
 		}
