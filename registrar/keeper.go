@@ -64,11 +64,12 @@ type keeper struct {
 	relief     time.Time // when a move down that is held back is due; zero: none is
 
 	upkeep     upkeep
-	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
-	standing   discovery.Registration // what the last request leaves, if anything
-	says       Condition              // of the last publish
-	inherited  bool                   // the process before may have left something, and the directory was not asked yet
-	registered bool                   // the directory's last answer
+	giveUp     context.CancelFunc       // ends the request under way; nil: there is none
+	standing   discovery.Registration   // what the last request leaves, if anything
+	yielded    []discovery.Registration // further nodes that other services have taken over
+	says       Condition                // of the last publish
+	inherited  bool                     // the process before may have left something, and the directory was not asked yet
+	registered bool                     // the directory's last answer
 	node       string
 	confirmed  time.Time
 	problem    error
@@ -357,7 +358,7 @@ func (k *keeper) conclude(o outcome) {
 	now := time.Now()
 	k.giveUp() // frees its timer
 	k.giveUp = nil
-	k.standing, k.upkeep.within = o.standing, o.made.Within
+	k.standing, k.upkeep.within = without(o.standing, k.yielded), o.made.Within
 	k.mended(o.made, now)
 	k.upkeep.end(o.err == nil, now)
 	if !errors.Is(o.err, context.Canceled) {
@@ -438,6 +439,7 @@ func (k *keeper) adopt(ctx context.Context, s Service, m *intent, risen *ramp) {
 		return
 	}
 	left := k.leaving
+	k.yielded = nil
 	k.leaving, k.replaced, k.after, k.farewell = false, false, nil, farewell{gone: k.farewell.gone, running: k.farewell.running}
 	k.settled, k.risen = make(chan struct{}), risen // what stood once does not say that a predecessor may go now
 	configured := k.service

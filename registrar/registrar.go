@@ -294,27 +294,32 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured, now := map[*keeper]bool{}, time.Now()
-	registrations := map[string]discovery.Registration{}
 	asking := context.WithoutCancel(ctx) // keepers answer, or are done; one that leaves must not get a twin
-	for _, s := range services {         // new before old
+	keepers := make([]*keeper, len(services))
+	for i, s := range services { // new before old
 		k := r.keepers[s.identity()]
 		m, risen := r.intents.Load().get(s.Name, now), r.standing(asking, s)
 		if k == nil || !k.do(asking, func(loop context.Context) { k.adopt(loop, s, m, risen) }) {
 			k = r.start(ctx, s, m, risen)
 		}
-		current[s.Name], names[s.Name], configured[k] = k, true, true
-		registrations[s.Name] = s.Registration
+		current[s.Name], names[s.Name], configured[k], keepers[i] = k, true, true, k
 	}
 	for _, k := range r.keepers {
 		if configured[k] {
 			continue
 		}
 		var successor *keeper
+		var given [][]discovery.Registration
 		k.do(asking, func(context.Context) {
-			k.yield(registrations[k.service.Name])
+			given = k.yield(services)
 			successor = current[k.service.Name]
 			k.retire(successor)
 		})
+		for i, taken := range given {
+			if len(taken) > 0 {
+				keepers[i].do(asking, func(context.Context) { keepers[i].take(taken) })
+			}
+		}
 		if successor != nil {
 			successor.do(asking, func(context.Context) { successor.follow(k) })
 		}

@@ -39,7 +39,8 @@ type registration struct {
 	listed  bool       // the process before has listed it in the session file
 	access  string     // the node whose ACL is known to be as wanted, with the ACL wanted
 
-	found []finding // not told yet; guarded by Session.mu
+	found  []finding // not told yet; guarded by Session.mu
+	absent bool      // withdrawn by this session object, and not published since; guarded by Session.mu
 }
 
 // finding is a discovery.Finding of this package's paths.
@@ -102,6 +103,7 @@ func (s *Session) publishOne(ctx context.Context, r discovery.Registration, node
 		if node != "" && reg.node == "" {
 			reg.node = s.full(node)
 		}
+		p.absent(false)
 		if err := s.ledger.record(ctx, s.ctx, r); err != nil {
 			return discovery.Published{}, err
 		}
@@ -825,8 +827,16 @@ func (p *publication) withdraw(ctx context.Context) error {
 	}
 	p.reg.node, p.reg.unknown, p.reg.before, p.reg.listed = "", false, false, false
 	p.reg.data, p.reg.sent, p.reg.written = nil, nil, time.Time{}
+	p.absent(true)
 	p.s.ledger.forget(regKey{p.r.Path, p.r.Prefix})
 	return nil
+}
+
+// absent notes whether the registration is known to have no node.
+func (p *publication) absent(is bool) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.reg.absent = is
 }
 
 // remains returns where nodes of ours may stand when nothing is known.
