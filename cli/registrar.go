@@ -199,7 +199,7 @@ func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
 	}
 	l, err := admin.Listen(c.Listen)
 	if err != nil && !c.Given {
-		log.WithField("err", err).Warn("there are no pages: give this registrar an admin.listen of its own")
+		log.WithField("err", err).Info("there are no pages: give this registrar an admin.listen of its own to have them")
 		return nil, nil
 	}
 	return l, err

@@ -54,6 +54,8 @@ type keeper struct {
 	condition  Condition // as the checks judge it
 	throttle   throttle  // of changes of health
 	ramp       ramp
+	risen      *ramp         // of the node that it moves away from, until it is decided; nil: it does not
+	takenOver  bool          // it goes on with a node of the process before, if there is one: the next answer tells
 	intent     *intent       // nil: it is in no maintenance
 	led        result        // of a check, which led to the latest judgement
 	changes    []StateChange // of state and of condition
@@ -159,6 +161,7 @@ func (k *keeper) run(ctx context.Context) {
 			f(ctx)
 		case <-k.after:
 			k.leave(time.Now())
+		case <-k.farewell.behind:
 		case <-timer.C:
 		}
 	}
@@ -244,18 +247,32 @@ func (k *keeper) pursue(now time.Time) {
 	news := false
 	switch {
 	case k.leaving || k.intent != nil:
+		k.risen = nil
 		news = k.upkeep.leave(k.notice(), now)
 	case k.state == Up:
 		takenOver := k.upkeep.want == Unknown && k.upkeep.touched
-		if news = k.upkeep.decide(Up, now); news && !takenOver && k.service.SlowStart > 0 {
-			k.ramp.begin()
+		if news = k.upkeep.decide(Up, now); news {
+			k.rise(takenOver)
 		}
-	default:
-		news = k.upkeep.decide(k.state, now)
+	case k.state == Down:
+		k.risen = nil
+		news = k.upkeep.decide(Down, now)
 	}
 	if news {
 		k.abandon()
 	}
+}
+
+// rise begins with the weight of a service that is to be registered, unless it stands already.
+func (k *keeper) rise(takenOver bool) {
+	switch k.takenOver = takenOver; {
+	case takenOver:
+	case k.risen != nil:
+		k.ramp = *k.risen
+	case k.service.SlowStart > 0:
+		k.ramp.begin()
+	}
+	k.risen = nil
 }
 
 // present is the condition to publish now.
@@ -398,6 +415,10 @@ func (k *keeper) answered(o outcome, now time.Time) {
 	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op != withdraw, o.made.Node, now
 	if o.op == publish {
+		if k.takenOver && o.made.New && k.service.SlowStart > 0 {
+			k.ramp.begin() // there was nothing to take over: the session had expired
+		}
+		k.takenOver = false
 		k.ramp.registered(now)
 	}
 	if !k.replaced {
@@ -408,10 +429,16 @@ func (k *keeper) answered(o outcome, now time.Time) {
 // adopt takes another configuration of the service, which registers as the same node. What is registered stays, with
 // the checks that were made, as far as they are the same; other checks have to decide before s is in force, and until
 // then what was decided before holds.
-func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
+//
+// When the process ends it is too late for that. risen is the ramp of a node that the service moves away from.
+func (k *keeper) adopt(ctx context.Context, s Service, m *intent, risen *ramp) {
+	if ctx.Err() != nil {
+		return
+	}
 	left := k.leaving
 	k.yielded = nil
 	k.leaving, k.replaced, k.after, k.farewell = false, false, nil, farewell{gone: k.farewell.gone, running: k.farewell.running}
+	k.settled, k.risen = make(chan struct{}), risen // what stood once does not say that a predecessor may go now
 	configured := k.service
 	if k.next != nil {
 		configured = *k.next
