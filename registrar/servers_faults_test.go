@@ -434,7 +434,7 @@ func TestRedisPasswordCutOff(t *testing.T) {
 
 // TestLongErrors: what a server says is not kept, and not written into the log, at any length.
 func TestLongErrors(t *testing.T) {
-	port := rawServer(t, says("HTTP/1.1 " + strings.Repeat("x", 60<<10) + "\r\n\r\n"))
+	port := rawServer(t, says("HTTP/1.1 "+strings.Repeat("x", 60<<10)+"\r\n\r\n"))
 	c, err := NewHTTP(HTTPOptions{Host: "127.0.0.1", Port: port, URI: "/"})
 	require.NoError(t, err)
 	require.Greater(t, len(c.Check(t.Context()).Error()), 60<<10)

@@ -155,7 +155,10 @@ func TestSlowStartAndMove(t *testing.T) {
 		want  string
 	}{"risen": {time.Minute, "v1"}, "half": {12*time.Second - 500*time.Millisecond, "v1*10"}} {
 		t.Run(name, func(t *testing.T) {
-			play(t, slow, func(s *stage) {
+			play(t, func(o *Options) {
+				slow(o)
+				o.Rand = func() float64 { return 0.5 } // when it is registered decides how far it has risen
+			}, func(s *stage) {
 				s.wait(tc.after)
 				sv := s.service()
 				sv.Render, sv.SlowStart = rendered{"v1"}, 20*time.Second
