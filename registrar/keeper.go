@@ -268,8 +268,8 @@ func (k *keeper) pursue(now time.Time) {
 
 // rise begins with the weight of a service that is to be registered, unless it stands already.
 func (k *keeper) rise(takenOver bool) {
-	switch k.takenOver = takenOver; {
-	case takenOver:
+	switch k.takenOver = takenOver && k.risen == nil; {
+	case k.takenOver:
 	case k.risen != nil:
 		k.ramp = *k.risen
 	case k.service.SlowStart > 0:

@@ -1,6 +1,8 @@
 package registrar
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,5 +150,24 @@ func TestRenamedServiceKeepsFurtherFormats(t *testing.T) {
 		s.wait(10 * time.Second)
 		s.nodes("/members/user-api/member_0002 m1", "/services/users/web-1_0003 v1")
 		require.NotContains(t, s.dir.requests(), "withdraw /members/user-api/member_")
+	})
+}
+
+// TestMoveWithFurtherFormatsIsNoStart: that some of its nodes stand already makes no difference to its weight.
+func TestMoveWithFurtherFormatsIsNoStart(t *testing.T) {
+	play(t, func(o *Options) {
+		slow(o)
+		o.Services[0] = withMembers(o.Services[0], members)
+	}, func(s *stage) {
+		s.wait(time.Minute)
+		moved := withMembers(s.service(), members)
+		moved.Render, moved.SlowStart = rendered{"v1"}, 20*time.Second
+		moved.Registration.Path = "/elsewhere"
+		s.dir.requests()
+		require.NoError(t, s.Reload([]Service{moved}))
+		s.wait(10 * time.Second)
+		require.Equal(t, []string{"create /elsewhere/web-1_0003 v1"}, slices.DeleteFunc(s.dir.requests(), func(r string) bool {
+			return !strings.Contains(r, "/elsewhere")
+		}))
 	})
 }
