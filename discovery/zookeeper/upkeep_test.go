@@ -42,11 +42,15 @@ func TestFindings(t *testing.T) {
 			}
 			first := publish()
 			require.Empty(t, first.Found, "nothing was there before")
-			require.Empty(t, publish().Found, "all is well")
+			require.True(t, first.New)
+			kept := publish()
+			require.Empty(t, kept.Found, "all is well")
+			require.False(t, kept.New)
 
 			require.NoError(t, w.Delete(first.Node, -1))
 			second := publish()
 			require.Equal(t, []string{"missing " + first.Node}, reasons(second))
+			require.False(t, second.New, "it was there")
 			require.Empty(t, publish().Found, "told once")
 
 			_, err := w.Set(second.Node, []byte("vandalised"), -1)
