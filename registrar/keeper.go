@@ -105,6 +105,9 @@ func newKeeper(s Service, o Options, shared *shared, stop stops, m *intent) *kee
 	if was, may := s.Directory.Standing(s.Registration); may {
 		k.standing, k.upkeep.touched, k.inherited = was, true, true
 	}
+	if m != nil {
+		k.entered(m)
+	}
 	k.metrics.present(s.Name, false)
 	k.publishStatus()
 	return k

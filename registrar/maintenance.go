@@ -66,9 +66,13 @@ func (k *keeper) maintain(m *intent) {
 	if m == nil {
 		k.logger().Info("maintenance has ended")
 	} else {
-		k.logger().WithField("reason", m.Reason).Info("service is in maintenance")
+		k.entered(m)
 	}
 	k.pursue(time.Now())
+}
+
+func (k *keeper) entered(m *intent) {
+	k.logger().WithField("reason", m.Reason).Info("service is in maintenance")
 }
 
 // expire ends a maintenance whose time is over.

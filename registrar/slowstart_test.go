@@ -153,11 +153,11 @@ func TestSlowStartAndMove(t *testing.T) {
 	for name, tc := range map[string]struct {
 		after time.Duration
 		want  string
-	}{"risen": {time.Minute, "v1"}, "half": {12*time.Second - 500*time.Millisecond, "v1*10"}} {
+	}{"risen": {time.Minute, "v1"}, "half": {11 * time.Second, "v1*10"}} {
 		t.Run(name, func(t *testing.T) {
 			play(t, func(o *Options) {
 				slow(o)
-				o.Rand = func() float64 { return 0.5 } // when it is registered decides how far it has risen
+				o.Rand = func() float64 { return 0.5 } // the second check, half a second after the first one, registers it
 			}, func(s *stage) {
 				s.wait(tc.after)
 				sv := s.service()

@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -218,6 +219,9 @@ func stands(t testing.TB, w *zk.Conn, r discovery.Registration) (nodes []string)
 	for _, one := range r.All() {
 		for _, name := range names(t, w, one.Path) {
 			data, _, err := w.Get(one.Path + "/" + name)
+			if errors.Is(err, zk.ErrNoNode) { // gone since it was listed
+				continue
+			}
 			require.NoError(t, err)
 			in, err := discovery.DecodeAny(name, data)
 			require.NoError(t, err)
