@@ -30,7 +30,7 @@ func (r retained) Retain(_ context.Context, keep []discovery.Registration) error
 func TestCleanerKeepsEveryFormat(t *testing.T) {
 	d := retained{keep: make(chan []string, 1)}
 	sv := registrar.Service{Directory: d, Registration: discovery.Registration{Path: "/s", Prefix: "web-1_"}}
-	c := newCleaner(t.Context(), logrus.New())
+	c := newCleaner(t.Context(), logrus.New(), func() bool { return true })
 	defer c.close()
 	c.begin([]registrar.Service{sv})
 	require.Equal(t, []string{"/s/web-1_"}, <-d.keep)
