@@ -52,6 +52,7 @@ var theirs = []struct {
 	{"github.com/spf13/cobra", []string{"cli/*"}, "one package knows flags"},
 	{"github.com/prometheus/client_golang", []string{"*/metrics.go", "*/admin.go", "cli/*"}, "numbers are exported at the edge"},
 	{"github.com/coreos/go-systemd", []string{"cli/*"}, "only the process talks to its supervisor"},
+	{"github.com/DataDog/datadog-go", []string{"registrar/statsd.go"}, "one file speaks dogstatsd"},
 	{"google.golang.org/grpc", []string{"registrar/grpc.go"}, "one check speaks it"},
 	{"flag", []string{"demo/*"}, "flags belong to the commands"},
 	{"os/signal", []string{"cli/*", "demo/*"}, "signals belong to the process"},

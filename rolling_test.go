@@ -23,7 +23,7 @@ import (
 const (
 	rollingRounds = 20
 	rollingRate   = 300                   // requests a second
-	rollingDrain  = "500ms"               // of the registrars
+	rollingDrain  = "2s"                  // of the registrars: long enough for an agent on a busy machine
 	rollingDelay  = 30 * time.Millisecond // of each answer, so that there are always requests to cut
 )
 

@@ -12,15 +12,23 @@ import (
 	"github.com/myelin-sd/myelin/registrar"
 )
 
-// cleanAgain is the pause before what could not be removed is tried again.
-const cleanAgain = 10 * time.Second
+const (
+	cleanAgain    = 10 * time.Second       // the pause before what could not be removed is tried again
+	cleanPatience = 30 * time.Second       // how long services that have not decided keep what the process before has left
+	cleanLook     = 100 * time.Millisecond // between looks at them
+)
 
 // cleaner removes what an earlier process registered in a session that this one has taken up, and that its services do
 // not have any more. What this process has registered is not its concern: the registrar withdraws that, and only when
 // its successor stands. Its methods may be called from several goroutines.
+//
+// Nothing is removed before the services of this process stand, or are down for good: a service that was given another
+// path or node name over a restart is in its old place until it stands in the new one.
 type cleaner struct {
-	log logrus.FieldLogger
-	ctx context.Context // ends all work
+	log     logrus.FieldLogger
+	ctx     context.Context // ends all work
+	settled func() bool     // the services stand, or are withdrawn
+	until   time.Time       // no longer is waited for them
 
 	mu     sync.Mutex                            // guards all below
 	ours   map[retainer][]discovery.Registration // of all services that this process has had
@@ -34,8 +42,8 @@ type retainer interface {
 	Retain(ctx context.Context, keep []discovery.Registration) error
 }
 
-func newCleaner(ctx context.Context, log logrus.FieldLogger) *cleaner {
-	return &cleaner{ctx: ctx, log: log, ours: map[retainer][]discovery.Registration{}}
+func newCleaner(ctx context.Context, log logrus.FieldLogger, settled func() bool) *cleaner {
+	return &cleaner{ctx: ctx, log: log, settled: settled, until: time.Now().Add(cleanPatience), ours: map[retainer][]discovery.Registration{}}
 }
 
 // begin starts to remove what is of no service that it was ever given, and goes on until that is done, or end or close
@@ -89,7 +97,21 @@ func (c *cleaner) close() {
 	c.end()
 }
 
+// wait waits for the services, or for the end of ctx.
+func (c *cleaner) wait(ctx context.Context) {
+	look := time.NewTicker(cleanLook)
+	defer look.Stop()
+	for !c.settled() && time.Now().Before(c.until) {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (c *cleaner) clean(ctx context.Context, d retainer, keep []discovery.Registration) {
+	c.wait(ctx)
 	for {
 		err := d.Retain(ctx, keep)
 		if err == nil || ctx.Err() != nil {

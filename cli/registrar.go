@@ -238,8 +238,6 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 	if f.hosted && c.Admin.Given {
 		r.log.WithField("path", f.path).Warn("admin of the registrar's file has no effect: the agent's pages tell of both roles")
 	}
-	r.cleaning = newCleaner(ctx, r.log)
-	r.cleaning.begin(services)
 	if c.Statsd != nil {
 		if r.statsd, err = registrar.NewStatsd(c.Statsd.Host, c.Statsd.Port); err != nil {
 			r.log.WithField("err", err).Warn("nothing is sent to statsd; correct statsd in the file and restart") // no reason not to register
@@ -249,6 +247,8 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
 		MaxConcurrentChecks: c.MaxConcurrentChecks, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
+	r.cleaning = newCleaner(ctx, r.log, r.Settled)
+	r.cleaning.begin(services)
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
 	return r, nil
 }

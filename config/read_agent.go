@@ -51,44 +51,51 @@ func (r *reader) agent(d *document) *Agent {
 	}
 	r.someServices(d)
 	r.conflicts(a, d)
-	a.Services = r.copies(a.Services, d)
+	a.Services = copies(r, d, a.Services, func(s Service) (string, int) { return s.Name, s.LoadTestConcurrency }, copied)
 	root.ignored("nginx", noNginx)
 	root.strayServices()
 	root.done()
 	return a
 }
 
-// copies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Synapse does.
-// The first one has the frontend: the others would bind to the same port.
-func (r *reader) copies(services []Service, d *document) []Service {
+// copies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Synapse and
+// Nerve do.
+func copies[T any](r *reader, d *document, services []T, of func(T) (name string, concurrency int), copied func(s T, name string, n int) T) []T {
 	taken := map[string]bool{}
 	for _, s := range services {
-		taken[s.Name] = true
+		name, _ := of(s)
+		taken[name] = true
 	}
-	var out []Service
+	var out []T
 	for i, s := range services {
-		if s.LoadTestConcurrency == 0 {
+		name, concurrency := of(s)
+		if concurrency == 0 {
 			out = append(out, s)
 			continue
 		}
-		for n := range s.LoadTestConcurrency {
-			c := s
-			c.Name = fmt.Sprintf("%s_%d", s.Name, n)
-			if taken[c.Name] {
-				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+c.Name+" already", "rename that one")
+		for n := range concurrency {
+			copyName := fmt.Sprintf("%s_%d", name, n)
+			if taken[copyName] {
+				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+copyName+" already", "rename that one")
 				break
 			}
-			if s.HAProxy.BackendName != "" {
-				c.HAProxy.BackendName = fmt.Sprintf("%s_%d", s.HAProxy.BackendName, n)
-			}
-			if n > 0 {
-				c.HAProxy.Port, c.HAProxy.PortSet, c.HAProxy.BindOnly = 0, false, false
-				c.HAProxy.Frontend, c.HAProxy.SharedFrontend = nil, nil
-			}
-			out = append(out, c)
+			out = append(out, copied(s, copyName, n))
 		}
 	}
 	return out
+}
+
+// copied makes the nth copy of a service. The first one has the frontend: the others would bind to the same port.
+func copied(s Service, name string, n int) Service {
+	s.Name = name
+	if s.HAProxy.BackendName != "" {
+		s.HAProxy.BackendName = fmt.Sprintf("%s_%d", s.HAProxy.BackendName, n)
+	}
+	if n > 0 {
+		s.HAProxy.Port, s.HAProxy.PortSet, s.HAProxy.BindOnly = 0, false, false
+		s.HAProxy.Frontend, s.HAProxy.SharedFrontend = nil, nil
+	}
+	return s
 }
 
 // someServices warns of a file without services, unless it is said already why there are none.

@@ -42,7 +42,12 @@ func (r *reader) registrar(d *document) *Registrar {
 		g.Services = append(g.Services, r.registration(s, g))
 	}
 	r.sharedNodes(g, d)
-	g.Services = r.registrationCopies(g.Services, d)
+	g.Services = copies(r, d, g.Services,
+		func(s Registration) (string, int) { return s.Name, s.LoadTestConcurrency },
+		func(s Registration, name string, n int) Registration {
+			s.Name, s.Copy = name, n
+			return s
+		})
 	r.someServices(d)
 	root.done()
 	return g
@@ -363,30 +368,4 @@ func (t *table) payloadPaths(payload []string, first string) map[string]string {
 	}
 	s.done()
 	return paths
-}
-
-// registrationCopies puts the copies of services with a load_test_concurrency in their place, "<name>_0" and so on, as Nerve
-// does.
-func (r *reader) registrationCopies(services []Registration, d *document) []Registration {
-	taken := map[string]bool{}
-	for _, s := range services {
-		taken[s.Name] = true
-	}
-	var out []Registration
-	for i, s := range services {
-		if s.LoadTestConcurrency == 0 {
-			out = append(out, s)
-			continue
-		}
-		for n := range s.LoadTestConcurrency {
-			c := s
-			c.Name, c.Copy = fmt.Sprintf("%s_%d", s.Name, n), n
-			if taken[c.Name] {
-				r.fail(d.services[i].node, join(d.services[i].path, "load_test_concurrency"), "there is a service "+c.Name+" already", "rename that one")
-				break
-			}
-			out = append(out, c)
-		}
-	}
-	return out
 }

@@ -50,6 +50,9 @@ func (r Registration) Without(o Registration) []Registration {
 type Published struct {
 	Node string // full path of the node; with several formats, of the first one's
 
+	// New says that the node was made now, and that none of ours was found before: not one of an earlier session either.
+	New bool
+
 	// Found is what was not as it had been left, since the last answer, and is mended now.
 	Found []Finding
 

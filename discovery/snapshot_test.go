@@ -188,6 +188,7 @@ func TestSnapshotEqual(t *testing.T) {
 		"id":        func(s *discovery.Snapshot) { s.Instances[0].ID = ptr[int64](2) },
 		"server id": func(s *discovery.Snapshot) { s.Instances[0].ServerID = 2 },
 		"node":      func(s *discovery.Snapshot) { s.Instances[0].Node = "k_1" },
+		"leaving":   func(s *discovery.Snapshot) { s.Instances[0].Leaving = true },
 		"session":   func(s *discovery.Snapshot) { s.Instances[0].Session = 5 },
 		"rejected":  func(s *discovery.Snapshot) { s.Rejected[0].Reason = "port" },
 	} {

@@ -36,6 +36,9 @@ type Overview struct {
 // directory has not confirmed. A service that is down, and withdrawn, is as it is wanted.
 func (r *Registrar) Waiting() []string { return waiting(r.Status()) }
 
+// Settled reports whether Run has begun and there is nothing to wait for.
+func (r *Registrar) Settled() bool { return r.seen.Load() != nil && len(r.Waiting()) == 0 }
+
 func waiting(services []ServiceStatus) []string {
 	out := []string{}
 	for _, s := range services {

@@ -198,6 +198,9 @@ func amqpVersion(header [7]byte, r io.Reader) error {
 	if _, err := io.ReadFull(r, last[:]); err != nil {
 		return err
 	}
+	if header[5] == 0 && header[6] == 9 && last[0] == 1 { // an echo
+		return stranger("AMQP 0-9-1", header[:])
+	}
 	return fmt.Errorf("the broker speaks AMQP %d-%d-%d, not 0-9-1", header[5], header[6], last[0])
 }
 

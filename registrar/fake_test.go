@@ -61,7 +61,7 @@ func (d *fakeDirectory) Publish(ctx context.Context, r discovery.Registration, n
 			return discovery.Published{}, err
 		}
 		if node = ""; out.Node == "" {
-			out.Node = one.Node
+			out.Node, out.New = one.Node, one.New
 		}
 		out.Found = append(out.Found, one.Found...)
 	}
@@ -70,6 +70,7 @@ func (d *fakeDirectory) Publish(ctx context.Context, r discovery.Registration, n
 
 func (d *fakeDirectory) publish(ctx context.Context, r discovery.Registration, node string) (discovery.Published, error) {
 	var found []discovery.Finding
+	created := false
 	made, err := d.request(ctx, func() string {
 		own := d.own(r)
 		found = d.find(r, own)
@@ -95,11 +96,12 @@ func (d *fakeDirectory) publish(ctx context.Context, r discovery.Registration, n
 			d.number++
 			name += fmt.Sprintf("%04d", d.number)
 		}
+		created = true
 		d.note("create " + name + " " + string(r.Data))
 		d.put(name, string(r.Data))
 		return name
 	})
-	return discovery.Published{Node: made, Found: found}, err
+	return discovery.Published{Node: made, New: created && len(found) == 0, Found: found}, err
 }
 
 // find compares what is there with what publish has left. The caller holds mu.

@@ -2,6 +2,8 @@ package registrar
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/myelin-sd/myelin/discovery"
 )
@@ -26,18 +28,42 @@ func publishOver(ctx context.Context, dir Directory, was, is discovery.Registrat
 	return made, is, nil
 }
 
-// yield leaves the nodes that a successor publishes as well to it.
-func (k *keeper) yield(successor discovery.Registration) {
-	k.service.Registration = yielded(k.service.Registration, successor)
-	k.standing = yielded(k.standing, successor)
+// yield leaves the further nodes that services of the same directory publish as well to them, and returns what each of
+// them takes over, in the order of services.
+func (k *keeper) yield(services []Service) [][]discovery.Registration {
+	given := make([][]discovery.Registration, len(services))
+	mine := append(slices.Clone(k.service.Registration.Also), k.standing.Also...)
+	for i, s := range services {
+		if len(mine) == 0 || s.Directory != k.id.directory {
+			continue
+		}
+		for _, r := range mine {
+			if len(r.Without(s.Registration)) == 0 {
+				given[i] = append(given[i], r)
+			}
+		}
+		k.yielded = append(k.yielded, given[i]...)
+	}
+	k.service.Registration = without(k.service.Registration, k.yielded)
+	k.standing = without(k.standing, k.yielded)
+	return given
 }
 
-// yielded is was without the further nodes that a successor has as well.
-func yielded(was, successor discovery.Registration) discovery.Registration {
-	left := was.Without(successor)
-	if len(left) == 0 || !left[0].SamePlace(was) {
-		return was // it is the same service
+// without is r without those of its further nodes that are others'.
+func without(r discovery.Registration, others []discovery.Registration) discovery.Registration {
+	r.Also = slices.DeleteFunc(slices.Clone(r.Also), func(mine discovery.Registration) bool {
+		return slices.ContainsFunc(others, mine.SamePlace)
+	})
+	return r
+}
+
+// take has the keeper look after nodes that another one has left to it: should the service be down, they go.
+func (k *keeper) take(given []discovery.Registration) {
+	if k.standing.Path == "" {
+		k.standing = k.service.Registration
 	}
-	was.Also = left[1:]
-	return was
+	k.standing.Also = append(without(k.standing, given).Also, given...)
+	if k.upkeep.touched = true; k.upkeep.want == Down {
+		k.upkeep.again(time.Now(), whyChange)
+	}
 }

@@ -54,6 +54,8 @@ type keeper struct {
 	condition  Condition // as the checks judge it
 	throttle   throttle  // of changes of health
 	ramp       ramp
+	risen      *ramp         // of the node that it moves away from, until it is decided; nil: it does not
+	takenOver  bool          // it goes on with a node of the process before, if there is one: the next answer tells
 	intent     *intent       // nil: it is in no maintenance
 	led        result        // of a check, which led to the latest judgement
 	changes    []StateChange // of state and of condition
@@ -62,11 +64,12 @@ type keeper struct {
 	relief     time.Time // when a move down that is held back is due; zero: none is
 
 	upkeep     upkeep
-	giveUp     context.CancelFunc     // ends the request under way; nil: there is none
-	standing   discovery.Registration // what the last request leaves, if anything
-	says       Condition              // of the last publish
-	inherited  bool                   // the process before may have left something, and the directory was not asked yet
-	registered bool                   // the directory's last answer
+	giveUp     context.CancelFunc       // ends the request under way; nil: there is none
+	standing   discovery.Registration   // what the last request leaves, if anything
+	yielded    []discovery.Registration // further nodes that other services have taken over
+	says       Condition                // of the last publish
+	inherited  bool                     // the process before may have left something, and the directory was not asked yet
+	registered bool                     // the directory's last answer
 	node       string
 	confirmed  time.Time
 	problem    error
@@ -101,6 +104,9 @@ func newKeeper(s Service, o Options, shared *shared, stop stops, m *intent) *kee
 	}
 	if was, may := s.Directory.Standing(s.Registration); may {
 		k.standing, k.upkeep.touched, k.inherited = was, true, true
+	}
+	if m != nil {
+		k.entered(m)
 	}
 	k.metrics.present(s.Name, false)
 	k.publishStatus()
@@ -158,6 +164,7 @@ func (k *keeper) run(ctx context.Context) {
 			f(ctx)
 		case <-k.after:
 			k.leave(time.Now())
+		case <-k.farewell.behind:
 		case <-timer.C:
 		}
 	}
@@ -243,18 +250,32 @@ func (k *keeper) pursue(now time.Time) {
 	news := false
 	switch {
 	case k.leaving || k.intent != nil:
+		k.risen = nil
 		news = k.upkeep.leave(k.notice(), now)
 	case k.state == Up:
 		takenOver := k.upkeep.want == Unknown && k.upkeep.touched
-		if news = k.upkeep.decide(Up, now); news && !takenOver && k.service.SlowStart > 0 {
-			k.ramp.begin()
+		if news = k.upkeep.decide(Up, now); news {
+			k.rise(takenOver)
 		}
-	default:
-		news = k.upkeep.decide(k.state, now)
+	case k.state == Down:
+		k.risen = nil
+		news = k.upkeep.decide(Down, now)
 	}
 	if news {
 		k.abandon()
 	}
+}
+
+// rise begins with the weight of a service that is to be registered, unless it stands already.
+func (k *keeper) rise(takenOver bool) {
+	switch k.takenOver = takenOver && k.risen == nil; {
+	case k.takenOver:
+	case k.risen != nil:
+		k.ramp = *k.risen
+	case k.service.SlowStart > 0:
+		k.ramp.begin()
+	}
+	k.risen = nil
 }
 
 // present is the condition to publish now.
@@ -337,7 +358,7 @@ func (k *keeper) conclude(o outcome) {
 	now := time.Now()
 	k.giveUp() // frees its timer
 	k.giveUp = nil
-	k.standing, k.upkeep.within = o.standing, o.made.Within
+	k.standing, k.upkeep.within = without(o.standing, k.yielded), o.made.Within
 	k.mended(o.made, now)
 	k.upkeep.end(o.err == nil, now)
 	if !errors.Is(o.err, context.Canceled) {
@@ -397,6 +418,10 @@ func (k *keeper) answered(o outcome, now time.Time) {
 	k.inherited = false
 	k.registered, k.node, k.confirmed = o.op != withdraw, o.made.Node, now
 	if o.op == publish {
+		if k.takenOver && o.made.New && k.service.SlowStart > 0 {
+			k.ramp.begin() // there was nothing to take over: the session had expired
+		}
+		k.takenOver = false
 		k.ramp.registered(now)
 	}
 	if !k.replaced {
@@ -407,9 +432,16 @@ func (k *keeper) answered(o outcome, now time.Time) {
 // adopt takes another configuration of the service, which registers as the same node. What is registered stays, with
 // the checks that were made, as far as they are the same; other checks have to decide before s is in force, and until
 // then what was decided before holds.
-func (k *keeper) adopt(ctx context.Context, s Service, m *intent) {
+//
+// When the process ends it is too late for that. risen is the ramp of a node that the service moves away from.
+func (k *keeper) adopt(ctx context.Context, s Service, m *intent, risen *ramp) {
+	if ctx.Err() != nil {
+		return
+	}
 	left := k.leaving
+	k.yielded = nil
 	k.leaving, k.replaced, k.after, k.farewell = false, false, nil, farewell{gone: k.farewell.gone, running: k.farewell.running}
+	k.settled, k.risen = make(chan struct{}), risen // what stood once does not say that a predecessor may go now
 	configured := k.service
 	if k.next != nil {
 		configured = *k.next

@@ -13,6 +13,8 @@ type farewell struct {
 	givenUp  bool
 
 	succeeded bool               // another keeper goes on with the service
+	followed  []*keeper          // that this one goes on with the service of
+	behind    <-chan struct{}    // the end of one of them, which is waited for
 	running   context.CancelFunc // kills the command that runs; nil: none does
 	ran       bool               // the command was run, or there is nothing to run
 }
@@ -29,6 +31,19 @@ func (k *keeper) retire(successor *keeper) {
 	if !k.leaving {
 		k.after = successor.settled
 	}
+}
+
+// follow notes another keeper whose service this one goes on with.
+func (k *keeper) follow(was *keeper) { k.farewell.followed = append(k.farewell.followed, was) }
+
+// lags is closed when one of those that were followed has gone; nil: all have.
+func (f *farewell) lags() <-chan struct{} {
+	for _, was := range f.followed {
+		if !closed(was.done) {
+			return was.done
+		}
+	}
+	return nil
 }
 
 // close has the service leave because the process ends.
@@ -76,6 +91,9 @@ func (k *keeper) depart(ctx context.Context, now time.Time) (rest time.Duration,
 		return -1, false
 	case f.ran || f.succeeded || len(k.service.Leave.OnStop.Command) == 0:
 		return 0, true
+	}
+	if f.behind = f.lags(); f.behind != nil {
+		return -1, false // the service is still used through its former node
 	}
 	k.runHook(ctx)
 	return -1, false

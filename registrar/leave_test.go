@@ -96,6 +96,20 @@ func TestNoMark(t *testing.T) {
 			require.Empty(t, s.dir.requests())
 		})
 	})
+	t.Run("up, and not known to be registered", func(t *testing.T) {
+		play(t, polite, func(s *stage) {
+			refusals := make([]fault, 1000)
+			for i := range refusals {
+				refusals[i] = refused
+			}
+			s.dir.fail(refusals...)
+			s.wait(5 * time.Second)
+			require.Equal(t, Up, s.Status()[0].State)
+			s.dir.fail()
+			s.stop()
+			require.Equal(t, withdrawn, s.dir.requests(), "a mark would be a registration")
+		})
+	})
 	t.Run("nobody renders it", func(t *testing.T) {
 		politely(t, func(o *Options) { o.Services[0].Render = nil }, func(s *stage) {
 			require.Equal(t, 5*time.Second, s.stop())
@@ -138,6 +152,10 @@ func TestNobodyWaitsForTheMark(t *testing.T) {
 		s.dir.goAway()
 		require.Equal(t, 500*time.Millisecond+closeTimeout, s.stop())
 		require.Contains(t, s.messages(), "warning service was not withdrawn in time; its node goes with the session")
+	})
+	politely(t, nil, func(s *stage) {
+		s.dir.goAway()
+		require.Equal(t, 500*time.Millisecond+closeTimeout+5*time.Second, s.stop(), "who uses it learns of it later still")
 	})
 	politely(t, func(o *Options) { o.Services[0].Leave.Drain = 0 }, func(s *stage) {
 		s.dir.goAway()

@@ -66,9 +66,13 @@ func (k *keeper) maintain(m *intent) {
 	if m == nil {
 		k.logger().Info("maintenance has ended")
 	} else {
-		k.logger().WithField("reason", m.Reason).Info("service is in maintenance")
+		k.entered(m)
 	}
 	k.pursue(time.Now())
+}
+
+func (k *keeper) entered(m *intent) {
+	k.logger().WithField("reason", m.Reason).Info("service is in maintenance")
 }
 
 // expire ends a maintenance whose time is over.
@@ -131,7 +135,7 @@ func (r *Registrar) intend(service string, m *intent) error {
 		return err
 	}
 	r.intents.Store(&intents{all})
-	if !r.do(context.Background(), func(ctx context.Context) { r.applyIntents(ctx) }) {
+	if !r.do(context.Background(), func(context.Context) { r.applyIntents() }) {
 		return errStopped
 	}
 	return nil
@@ -148,10 +152,10 @@ func (i *intents) get(service string, now time.Time) *intent {
 	return nil
 }
 
-func (r *Registrar) applyIntents(ctx context.Context) {
+func (r *Registrar) applyIntents() {
 	all, now := r.intents.Load(), time.Now()
 	for _, k := range r.keepers {
-		k.do(ctx, func(context.Context) { k.maintain(all.get(k.service.Name, now)) })
+		k.do(context.Background(), func(context.Context) { k.maintain(all.get(k.service.Name, now)) })
 	}
 }
 

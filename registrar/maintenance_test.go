@@ -56,7 +56,7 @@ func TestEndMaintenance(t *testing.T) {
 		require.NoError(t, s.EndMaintenance("user-api"), "of none")
 		require.Empty(t, s.messages())
 		require.NoError(t, s.Maintain("user-api", Maintenance{}))
-		s.wait(24 * time.Hour)
+		s.wait(time.Hour)
 		s.nodes()
 		require.NoError(t, s.EndMaintenance("user-api"))
 		synctest.Wait()
@@ -152,6 +152,20 @@ func TestMaintenanceAndReload(t *testing.T) {
 			s.nodes("/services/user-api/web-1_0002 v1")
 		})
 	})
+	t.Run("it is of a name", func(t *testing.T) {
+		politely(t, nil, func(s *stage) {
+			require.NoError(t, s.Maintain("user-api", Maintenance{}))
+			s.wait(time.Second)
+			sv := s.politeService()
+			sv.Name = "users"
+			require.NoError(t, s.Reload([]Service{sv}))
+			s.wait(0)
+			s.nodes("/services/user-api/web-1_0002 v1")
+			require.NoError(t, s.Reload([]Service{s.politeService()}))
+			s.wait(time.Second)
+			s.nodes()
+		})
+	})
 	t.Run("moved meanwhile: neither place has it", func(t *testing.T) {
 		politely(t, nil, func(s *stage) {
 			sv := s.politeService()
@@ -161,9 +175,10 @@ func TestMaintenanceAndReload(t *testing.T) {
 			s.wait(time.Second)
 			s.nodes(leavingNode + " v1")
 			require.NoError(t, s.Maintain("user-api", Maintenance{}))
-			s.wait(time.Minute)
+			s.wait(10 * time.Second)
 			s.nodes()
-			require.Len(t, s.Status(), 1)
+			require.Len(t, s.Status(), 1, "the old one waits for nothing")
+			s.wait(time.Minute)
 			require.NoError(t, s.EndMaintenance("user-api"))
 			s.wait(0)
 			s.nodes("/services/users/web-1_0002 v1")

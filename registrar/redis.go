@@ -127,8 +127,16 @@ func (r redisReader) conceal(text string) string {
 	if r.secret == "" {
 		return text
 	}
-	return strings.ReplaceAll(text, r.secret, Secret(r.secret).String())
+	for n := len(r.secret); n >= min(len(r.secret), tellingPart); n-- { // servers cut off what they quote
+		if begin := r.secret[:n]; strings.Contains(text, begin) {
+			return strings.ReplaceAll(text, begin, Secret(r.secret).String())
+		}
+	}
+	return text
 }
+
+// tellingPart is how many bytes of a secret's beginning are not shown either.
+const tellingPart = 16
 
 func (r redisReader) stranger(said string) error { return stranger("Redis", []byte(r.conceal(said))) }
 

@@ -172,19 +172,27 @@ func (r *Registrar) Run(ctx context.Context) error {
 	r.running.Go(func() { r.shared.pulse.run(ctx, r.detached) })
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
-	r.beat(ctx)
+	r.beat()
+	ended, ends := ctx.Done(), r.ended
+	left := make(chan struct{}) // closed when all services have left, for the end of ctx
 	for {
 		select {
-		case <-ctx.Done():
+		case <-ended:
+			ended, ends = nil, nil // what has left is shown to the end
+			go func() {
+				r.running.Wait()
+				close(left)
+			}()
+		case <-left:
 			return nil
 		case <-r.detached:
 			return nil
 		case f := <-r.calls:
 			f(ctx)
-		case k := <-r.ended:
+		case k := <-ends:
 			r.drop(k)
 		case <-beat.C:
-			r.beat(ctx)
+			r.beat()
 		}
 	}
 }
@@ -215,6 +223,10 @@ func (r *Registrar) takeUp() error {
 func (r *Registrar) Reload(services []Service) error {
 	err := errors.New("reload services: the registrar has stopped")
 	r.do(context.Background(), func(ctx context.Context) {
+		if ctx.Err() != nil {
+			err = errors.New("reload services: the registrar stops")
+			return
+		}
 		r.options.Statsd.reread()
 		err = r.reload(ctx, services)
 	})
@@ -282,22 +294,34 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	r.shared.pool.services.Store(int64(len(services)))
 	current, names := map[string]*keeper{}, map[string]bool{}
 	configured, now := map[*keeper]bool{}, time.Now()
-	registrations := map[string]discovery.Registration{}
-	for _, s := range services { // new before old
+	asking := context.WithoutCancel(ctx) // keepers answer, or are done; one that leaves must not get a twin
+	keepers := make([]*keeper, len(services))
+	for i, s := range services { // new before old
 		k := r.keepers[s.identity()]
-		m := r.intents.Load().get(s.Name, now)
-		if k == nil || !k.do(ctx, func(loop context.Context) { k.adopt(loop, s, m) }) {
-			k = r.start(ctx, s, m)
+		m, risen := r.intents.Load().get(s.Name, now), r.standing(asking, s)
+		if k == nil || !k.do(asking, func(loop context.Context) { k.adopt(loop, s, m, risen) }) {
+			k = r.start(ctx, s, m, risen)
 		}
-		current[s.Name], names[s.Name], configured[k] = k, true, true
-		registrations[s.Name] = s.Registration
+		current[s.Name], names[s.Name], configured[k], keepers[i] = k, true, true, k
 	}
 	for _, k := range r.keepers {
-		if !configured[k] {
-			k.do(ctx, func(context.Context) {
-				k.yield(registrations[k.service.Name])
-				k.retire(current[k.service.Name])
-			})
+		if configured[k] {
+			continue
+		}
+		var successor *keeper
+		var given [][]discovery.Registration
+		k.do(asking, func(context.Context) {
+			given = k.yield(services)
+			successor = current[k.service.Name]
+			k.retire(successor)
+		})
+		for i, taken := range given {
+			if len(taken) > 0 {
+				keepers[i].do(asking, func(context.Context) { keepers[i].take(taken) })
+			}
+		}
+		if successor != nil {
+			successor.do(asking, func(context.Context) { successor.follow(k) })
 		}
 	}
 	for name := range r.names {
@@ -310,8 +334,25 @@ func (r *Registrar) reload(ctx context.Context, services []Service) error {
 	return nil
 }
 
-func (r *Registrar) start(ctx context.Context, s Service, m *intent) *keeper {
+// standing is how far the weight of a service has risen that stands as another node than s; nil: it does not stand.
+func (r *Registrar) standing(ctx context.Context, s Service) (risen *ramp) {
+	for id, k := range r.keepers {
+		if id == s.identity() || k.status.Load().Service != s.Name {
+			continue
+		}
+		k.do(ctx, func(context.Context) {
+			if k.registered && k.upkeep.want == Up {
+				was := k.ramp
+				risen = &was
+			}
+		})
+	}
+	return risen
+}
+
+func (r *Registrar) start(ctx context.Context, s Service, m *intent, risen *ramp) *keeper {
 	k := newKeeper(s, r.options, r.shared, r.stops, m)
+	k.risen = risen
 	r.keepers[k.id] = k
 	reason := "new"
 	if r.names[s.Name] {
@@ -363,17 +404,17 @@ func (r *Registrar) live(ctx context.Context) error {
 }
 
 // beat touches the heartbeat file while all loops make progress. It says once that it does not.
-func (r *Registrar) beat(ctx context.Context) {
+func (r *Registrar) beat() {
 	if r.options.HeartbeatPath == "" {
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, heartbeatEvery/2)
+	limited, cancel := context.WithTimeout(context.Background(), heartbeatEvery/2)
 	defer cancel()
 	err := r.live(limited)
 	if err == nil {
 		err = touch(r.options.HeartbeatPath, time.Now())
 	}
-	if err != nil && r.beating && ctx.Err() == nil {
+	if err != nil && r.beating {
 		r.options.Log.WithField("err", err).Warn("heartbeat missed")
 	}
 	r.beating = err == nil

@@ -1,6 +1,8 @@
 package registrar
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,4 +110,64 @@ func TestUpkeepWithin(t *testing.T) {
 		_, wait := u.next(now)
 		require.Equal(t, want, wait)
 	}
+}
+
+// TestMoveToAnotherDirectory: the nodes of another directory are others, whatever their paths.
+func TestMoveToAnotherDirectory(t *testing.T) {
+	play(t, func(o *Options) { o.Services[0] = withMembers(o.Services[0], members) }, func(s *stage) {
+		s.wait(5 * time.Second)
+		moved, other := withMembers(s.service(), members), &fakeDirectory{}
+		moved.Registration.Path, moved.Directory = "/elsewhere", other
+		require.NoError(t, s.Reload([]Service{moved}))
+		s.wait(10 * time.Second)
+		require.Equal(t, []string{"/elsewhere/web-1_0001 v1", "/members/user-api/member_0002 m1"}, other.list())
+		s.nodes()
+	})
+}
+
+// TestMoveOfTheSick: a service that moves while it is down leaves nothing behind, also not what both registrations have.
+func TestMoveOfTheSick(t *testing.T) {
+	play(t, func(o *Options) { o.Services[0] = withMembers(o.Services[0], members) }, func(s *stage) {
+		s.wait(5 * time.Second)
+		moved := withMembers(s.service(), members)
+		moved.Registration.Path = "/elsewhere"
+		moved.Checks = []Check{{Name: "other", HealthCheck: &switchable{err: errSick}}}
+		require.NoError(t, s.Reload([]Service{moved}))
+		s.wait(2 * successorGrace)
+		s.nodes()
+		require.False(t, s.Status()[0].Registered)
+	})
+}
+
+// TestRenamedServiceKeepsFurtherFormats: also one that has another name and another path is the same member.
+func TestRenamedServiceKeepsFurtherFormats(t *testing.T) {
+	play(t, func(o *Options) { o.Services[0] = withMembers(o.Services[0], members) }, func(s *stage) {
+		s.wait(5 * time.Second)
+		s.dir.requests()
+		renamed := withMembers(s.service(), members)
+		renamed.Name, renamed.Registration.Path = "users", "/services/users"
+		require.NoError(t, s.Reload([]Service{renamed}))
+		s.wait(10 * time.Second)
+		s.nodes("/members/user-api/member_0002 m1", "/services/users/web-1_0003 v1")
+		require.NotContains(t, s.dir.requests(), "withdraw /members/user-api/member_")
+	})
+}
+
+// TestMoveWithFurtherFormatsIsNoStart: that some of its nodes stand already makes no difference to its weight.
+func TestMoveWithFurtherFormatsIsNoStart(t *testing.T) {
+	play(t, func(o *Options) {
+		slow(o)
+		o.Services[0] = withMembers(o.Services[0], members)
+	}, func(s *stage) {
+		s.wait(time.Minute)
+		moved := withMembers(s.service(), members)
+		moved.Render, moved.SlowStart = rendered{"v1"}, 20*time.Second
+		moved.Registration.Path = "/elsewhere"
+		s.dir.requests()
+		require.NoError(t, s.Reload([]Service{moved}))
+		s.wait(10 * time.Second)
+		require.Equal(t, []string{"create /elsewhere/web-1_0003 v1"}, slices.DeleteFunc(s.dir.requests(), func(r string) bool {
+			return !strings.Contains(r, "/elsewhere")
+		}))
+	})
 }

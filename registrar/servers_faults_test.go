@@ -418,3 +418,27 @@ func FuzzPlain(f *testing.F) {
 	f.Add("a\x1b[31m\xff" + strconv.Itoa(1))
 	f.Fuzz(func(t *testing.T, s string) { tame(t, errors.New(plain(s))) })
 }
+
+// TestRedisPasswordCutOff: a server that quotes only the beginning of what it was sent does not give that away.
+func TestRedisPasswordCutOff(t *testing.T) {
+	secret := strings.Repeat("0123456789abcdef", 16)
+	c, err := NewRedis(RedisOptions{Port: 1, Password: Secret(secret)})
+	require.NoError(t, err)
+	said := "-ERR unknown command 'AUTH', with args beginning with: '" + secret[:128] + "'\r\n"
+	require.EqualError(t, c.judge(redisReader{bufio.NewReader(strings.NewReader(said)), secret}),
+		"log in: the server says ERR unknown command 'AUTH', with args beginning with: '(not shown)'")
+	said = "-ERR it was 0123456789\r\n"
+	require.EqualError(t, c.judge(redisReader{bufio.NewReader(strings.NewReader(said)), secret}),
+		"log in: the server says ERR it was 0123456789", "too little to tell anything")
+}
+
+// TestLongErrors: what a server says is not kept, and not written into the log, at any length.
+func TestLongErrors(t *testing.T) {
+	port := rawServer(t, says("HTTP/1.1 "+strings.Repeat("x", 60<<10)+"\r\n\r\n"))
+	c, err := NewHTTP(HTTPOptions{Host: "127.0.0.1", Port: port, URI: "/"})
+	require.NoError(t, err)
+	require.Greater(t, len(c.Check(t.Context()).Error()), 60<<10)
+	err = Check{HealthCheck: c}.run(t.Context())
+	require.ErrorContains(t, err, "malformed HTTP")
+	require.Less(t, len(err.Error()), maxError+4)
+}

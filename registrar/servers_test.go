@@ -630,7 +630,8 @@ func TestZooKeeperServer(t *testing.T) {
 	secure := ZooKeeperOptions{Host: "127.0.0.1", Port: port(t, s.SecureAddr()), TLS: &TLSOptions{Verify: true, CA: readFile(t, s.TLSFiles().CA)}}
 	inside, err := NewZooKeeper(secure)
 	require.NoError(t, err)
-	require.NoError(t, once(t, inside))
+	// The server opens its secure port behind the plain one that it was waited for on.
+	require.Eventually(t, func() bool { return once(t, inside) == nil }, time.Minute, 20*time.Millisecond)
 	require.NoError(t, once(t, newZooKeeper(t, s.Addr(), "")))
 	require.EqualError(t, once(t, newZooKeeper(t, s.Addr(), "ruok")),
 		"the server does not answer ruok; add it to 4lw.commands.whitelist in its zoo.cfg")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/myelin-sd/myelin/discovery"
@@ -103,11 +104,25 @@ func (c Check) run(ctx context.Context) error {
 	defer cancel()
 	err := c.HealthCheck.Check(ctx)
 	var worded noAnswer
-	if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &worded) {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &worded):
 		return context.Cause(ctx)
+	case len(err.Error()) > maxError:
+		return longError{err}
 	}
 	return err
 }
+
+// maxError is how many bytes of an error are said and kept: what a server sends may be quoted in it.
+const maxError = 1000
+
+// longError is an error of which only the beginning is said.
+type longError struct{ error }
+
+func (e longError) Error() string { return strings.ToValidUTF8(e.error.Error()[:maxError], "") + "..." }
+func (e longError) Unwrap() error { return e.error }
 
 // active are the checks to make, each with its interval.
 func (s Service) active() []Check {

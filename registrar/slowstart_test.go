@@ -147,3 +147,49 @@ func TestSlowStartOfTheLessFit(t *testing.T) {
 		s.nodes("/services/user-api/web-1_0001 v1*10")
 	})
 }
+
+// TestSlowStartAndMove: a service that moves to another node was not away, and one that rises goes on from where it is.
+func TestSlowStartAndMove(t *testing.T) {
+	for name, tc := range map[string]struct {
+		after time.Duration
+		want  string
+	}{"risen": {time.Minute, "v1"}, "half": {11 * time.Second, "v1*10"}} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(o *Options) {
+				slow(o)
+				o.Rand = func() float64 { return 0.5 } // the second check, half a second after the first one, registers it
+			}, func(s *stage) {
+				s.wait(tc.after)
+				sv := s.service()
+				sv.Render, sv.SlowStart = rendered{"v1"}, 20*time.Second
+				sv.Registration.Path = "/services/users"
+				s.dir.requests()
+				require.NoError(t, s.Reload([]Service{sv}))
+				s.wait(time.Second)
+				require.Contains(t, s.dir.requests(), "create /services/users/web-1_0002 "+tc.want)
+				s.wait(20 * time.Second)
+				s.nodes("/services/users/web-1_0002 v1")
+
+				s.check.set(errSick)
+				s.wait(5 * time.Second)
+				s.check.set(nil)
+				s.wait(2 * time.Second)
+				s.nodes("/services/users/web-1_0003 v1*1")
+			})
+		})
+	}
+}
+
+// TestSlowStartAfterCrash: what the process before had is listed, and has gone with its session. So the service was away.
+func TestSlowStartAfterCrash(t *testing.T) {
+	play(t, func(o *Options) {
+		slow(o)
+		o.Services[0].Directory.(*fakeDirectory).left = []discovery.Registration{o.Services[0].Registration}
+	}, func(s *stage) {
+		s.wait(2 * time.Second)
+		s.nodes("/services/user-api/web-1_0001 v1*1")
+		s.wait(20 * time.Second)
+		s.nodes("/services/user-api/web-1_0001 v1")
+		require.NotContains(t, s.dir.requests()[2:], "set /services/user-api/web-1_0001 v1*1", "it rises once")
+	})
+}

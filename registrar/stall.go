@@ -10,7 +10,7 @@ import (
 
 const (
 	beatEvery  = 100 * time.Millisecond
-	gapLeast   = 3 * beatEvery // between two beats: the process did not run in the meantime
+	gapLeast   = 2 * beatEvery // between two beats: the process did not run in the meantime
 	gapQuiet   = time.Minute   // least time between two lines of the log about gaps
 	doubtsMost = 3             // results in a row of one check that are not believed
 )

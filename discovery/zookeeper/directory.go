@@ -39,7 +39,8 @@ type registration struct {
 	listed  bool       // the process before has listed it in the session file
 	access  string     // the node whose ACL is known to be as wanted, with the ACL wanted
 
-	found []finding // not told yet; guarded by Session.mu
+	found  []finding // not told yet; guarded by Session.mu
+	absent bool      // withdrawn by this session object, and not published since; guarded by Session.mu
 }
 
 // finding is a discovery.Finding of this package's paths.
@@ -84,13 +85,14 @@ func (s *Session) Publish(ctx context.Context, r discovery.Registration, node st
 			return discovery.Published{}, err
 		}
 		if node = ""; i == 0 {
-			out.Node = one.Node
+			out.Node, out.New = one.Node, one.New
 		}
 		if out.Within == 0 || one.Within > 0 && one.Within < out.Within {
 			out.Within = one.Within
 		}
 	}
 	out.Found = s.takeFound(all)
+	out.New = out.New && len(out.Found) == 0
 	return out, nil
 }
 
@@ -101,6 +103,7 @@ func (s *Session) publishOne(ctx context.Context, r discovery.Registration, node
 		if node != "" && reg.node == "" {
 			reg.node = s.full(node)
 		}
+		p.absent(false)
 		if err := s.ledger.record(ctx, s.ctx, r); err != nil {
 			return discovery.Published{}, err
 		}
@@ -112,7 +115,7 @@ func (s *Session) publishOne(ctx context.Context, r discovery.Registration, node
 			return discovery.Published{}, errors.New("the session expired meanwhile")
 		}
 		p.settled(full)
-		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), Within: p.within()}, nil
+		return discovery.Published{Node: strings.TrimPrefix(full, s.o.Chroot), New: p.made, Within: p.within()}, nil
 	})
 	if err != nil {
 		return published, fmt.Errorf("publish %s: %w", path.Join(r.Path, r.Prefix), err)
@@ -253,6 +256,8 @@ type publication struct {
 	reg *registration
 	r   discovery.Registration
 	dir string // r.Path with the chroot
+
+	made bool // the node is one that this attempt has made
 }
 
 // publish returns the full path of the one node that stands for the registration.
@@ -654,6 +659,7 @@ func (p *publication) create(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		p.made = true
 		if !ok {
 			return "", fmt.Errorf("create %s: deleted by somebody else at once", made)
 		}
@@ -821,8 +827,16 @@ func (p *publication) withdraw(ctx context.Context) error {
 	}
 	p.reg.node, p.reg.unknown, p.reg.before, p.reg.listed = "", false, false, false
 	p.reg.data, p.reg.sent, p.reg.written = nil, nil, time.Time{}
+	p.absent(true)
 	p.s.ledger.forget(regKey{p.r.Path, p.r.Prefix})
 	return nil
+}
+
+// absent notes whether the registration is known to have no node.
+func (p *publication) absent(is bool) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.reg.absent = is
 }
 
 // remains returns where nodes of ours may stand when nothing is known.

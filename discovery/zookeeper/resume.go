@@ -78,7 +78,7 @@ func (s *Session) Standing(r discovery.Registration) (was discovery.Registration
 	for i, one := range r.All() {
 		was, listed := s.ledger.standing(regKey{one.Path, one.Prefix})
 		switch {
-		case !listed && one.Ephemeral:
+		case !listed && (one.Ephemeral || s.withdrawn(one)):
 			continue
 		case !listed:
 			was = one
@@ -94,6 +94,14 @@ func (s *Session) Standing(r discovery.Registration) (was discovery.Registration
 	}
 	r.Also = also
 	return r, true
+}
+
+// withdrawn reports whether this session object has withdrawn r, and not published it since.
+func (s *Session) withdrawn(r discovery.Registration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reg := s.regs[regKey{r.Path, r.Prefix}]
+	return reg != nil && reg.absent
 }
 
 // Retain removes what the session file lists and keep does not: services that were configured for the process before

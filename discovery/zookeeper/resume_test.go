@@ -375,7 +375,9 @@ func TestExpiredMeanwhile(t *testing.T) {
 			require.Empty(t, names(t, w, "/s/web"))
 
 			p = begin(t, zks, file)
-			p.publish(r)
+			made, err := p.Publish(within(t, patience), r, "")
+			require.NoError(t, err)
+			require.True(t, made.New, "the file lists it, and it was not there")
 			one(t, w, p.Session, payload(1))
 			second := id(t, p.Session)
 			require.NotEqual(t, first, second)

@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -41,11 +42,15 @@ func TestFindings(t *testing.T) {
 			}
 			first := publish()
 			require.Empty(t, first.Found, "nothing was there before")
-			require.Empty(t, publish().Found, "all is well")
+			require.True(t, first.New)
+			kept := publish()
+			require.Empty(t, kept.Found, "all is well")
+			require.False(t, kept.New)
 
 			require.NoError(t, w.Delete(first.Node, -1))
 			second := publish()
 			require.Equal(t, []string{"missing " + first.Node}, reasons(second))
+			require.False(t, second.New, "it was there")
 			require.Empty(t, publish().Found, "told once")
 
 			_, err := w.Set(second.Node, []byte("vandalised"), -1)
@@ -218,6 +223,9 @@ func stands(t testing.TB, w *zk.Conn, r discovery.Registration) (nodes []string)
 	for _, one := range r.All() {
 		for _, name := range names(t, w, one.Path) {
 			data, _, err := w.Get(one.Path + "/" + name)
+			if errors.Is(err, zk.ErrNoNode) { // gone since it was listed
+				continue
+			}
 			require.NoError(t, err)
 			in, err := discovery.DecodeAny(name, data)
 			require.NoError(t, err)
@@ -237,7 +245,7 @@ func TestFormats(t *testing.T) {
 	all := stands(t, w, r)
 	require.Equal(t, []string{node + " 10.0.0.1:8080", "/members/web/member_0000000000 10.0.0.1:8080", "/curator/web/web-1_8080 10.0.0.1:8080"}, all)
 	require.Equal(t, "/s/web/web-1_0000000000", node)
-	instance, was, err := w.Get("/curator/web/web-1_8080")
+	instance, _, err := w.Get("/curator/web/web-1_8080")
 	require.NoError(t, err)
 	require.NotContains(t, string(instance), `"registrationTimeUTC":0`)
 
@@ -250,7 +258,7 @@ func TestFormats(t *testing.T) {
 		require.Equal(t, node, made.Node)
 		require.Len(t, stands(t, w, r), 3)
 	}
-	instance, was, err = w.Get("/curator/web/web-1_8080")
+	instance, was, err := w.Get("/curator/web/web-1_8080")
 	require.NoError(t, err)
 
 	// The next process takes all three over, and writes nothing.
@@ -375,7 +383,7 @@ func TestClosedNodes(t *testing.T) {
 	require.ErrorContains(t, err, "give zookeeper.auth")
 }
 
-// TestVandal: somebody who sets the data as fast as he can costs one attempt a handful of writes.
+// TestVandal: somebody who sets the data as fast as he can costs us one write for each attempt.
 func TestVandal(t *testing.T) {
 	zks := server(t)
 	w := writer(t, zks.Addr())
@@ -385,18 +393,26 @@ func TestVandal(t *testing.T) {
 	node := made.Node
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
+	var theirs int32
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			_, _ = w.Set(node, []byte("mine"), -1)
+			if _, err := w.Set(node, []byte("mine"), -1); err == nil {
+				theirs++
+			}
 		}
 	}()
-	for range 20 {
+	const attempts = 20
+	for range attempts {
 		made, err = s.Publish(within(t, patience), sequential, "")
 		require.True(t, err == nil || strings.Contains(err.Error(), "somebody else changes it all the time"), "%v", err)
 	}
 	cancel()
 	<-ended
+	_, stat, err := w.Get(node)
+	require.NoError(t, err)
+	require.Positive(t, theirs)
+	require.LessOrEqual(t, stat.Version-theirs, int32(attempts), "one write for each attempt")
 	made, err = s.Publish(within(t, patience), sequential, "")
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(reasons(made), ","), "data "+node)
