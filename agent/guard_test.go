@@ -296,6 +296,7 @@ func TestGuard(t *testing.T) {
 			lists 1-4         -> 1-4
 			lists             -> 1-4 held 1-4 / held 1-4
 			down 1-4 of 0     -> 1-4 held 1-4
+			down 2 of 0       -> 1-4 held 1-4
 			down 2 of 3       -> 1 3-4 held 1 3-4 / down 2
 			down 1 3-4 of 1   -> 1 3-4 held 1 3-4
 			lists 2           -> 1-4 held 1 3-4`},
