@@ -231,7 +231,12 @@ func TestReloadThroughTheMaster(t *testing.T) {
 	w.otherWorker(before)
 	w.converges("a")
 	w.agentIsReady()
-	require.EqualValues(t, map[string]uint64{"the static part of the configuration changed": 1}, w.status().File.Reload.ByReason)
+	w.eventually("the reload is counted", func() error {
+		if by := w.status().File.Reload.ByReason; len(by) != 1 || by["the static part of the configuration changed"] != 1 {
+			return fmt.Errorf("counted are %v", by)
+		}
+		return nil
+	})
 
 	before, err = w.pid()
 	require.NoError(t, err)
