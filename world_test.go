@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -50,6 +51,11 @@ func TestMain(m *testing.M) {
 			os.Setenv("PATH", filepath.Dir(other)+string(filepath.ListSeparator)+os.Getenv("PATH"))
 		}
 		if binary, err = clitest.Build(".", dir, raceEnabled); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		// Tests that run beside each other mostly wait: for drains, and for the ends of sessions.
+		if err := flag.Set("test.parallel", "4"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
