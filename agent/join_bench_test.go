@@ -2,8 +2,11 @@ package agent
 
 import (
 	"fmt"
+	"io"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -11,6 +14,8 @@ import (
 
 // BenchmarkJoin is what a join costs the agent itself, beside 100 and 10,000 instances: from the snapshot to the plan.
 func BenchmarkJoin(b *testing.B) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
 	for _, n := range []int{100, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			c := nodeConfig(b.TempDir())
@@ -35,7 +40,8 @@ func BenchmarkJoin(b *testing.B) {
 			r := &reconciler{
 				fresh: map[string]bool{}, settled: map[string][]haproxy.Server{}, applied: map[haproxy.Key]haproxy.Applied{}, done: map[string]uint64{},
 				retired: map[haproxy.Key]retirement{}, draining: map[haproxy.Key]draining{}, gated: map[string]gate{}, unfit: map[string]string{},
-				actual: haproxy.State{}, caps: haproxy.CapabilitiesOf("2.6.12"), quarantine: newQuarantine(),
+				actual: haproxy.State{}, caps: haproxy.CapabilitiesOf("2.6.12"), quarantine: newQuarantine(), ladder: newLadder(w, nil),
+				log: log, again: func() {},
 			}
 			r.actual["svc"] = nil
 			for _, s := range w.backends["svc"].servers {
