@@ -199,6 +199,7 @@ func TestCommandStops(t *testing.T) {
 			w := newWorld(t)
 			c := w.wrap("a", "", "drain = \"200ms\"\non_stop = [\"true\"]").start()
 			w.lists("a")
+			c.says("service is registered") // before it has the answer it does not mark what it withdraws
 			require.NoError(t, c.Signal(sig))
 			c.exits(7)
 			w.lists()
