@@ -25,7 +25,7 @@ var ours = []struct {
 }{
 	{".", []string{"cli"}, "main only hands over to the commands"},
 	{"admin", nil, "the looks and manners of HTTP; knows nothing of what is told"},
-	{"cli", []string{"admin", "agent", "config", "discovery", "discovery/zookeeper", "haproxy", "registrar", "registrar/child", "registrar/control"}, "commands compose everything"},
+	{"cli", []string{"admin", "agent", "config", "discovery", "discovery/zookeeper", "durable", "haproxy", "journal", "registrar", "registrar/child", "registrar/control"}, "commands compose everything"},
 	{"cli/clitest", nil, "runs the binary from outside"},
 	{"config", nil, "the files' schema knows no behaviour"},
 	{"durable", nil, "writes files; knows nothing of what is in them"},
@@ -34,10 +34,11 @@ var ours = []struct {
 	{"discovery/zookeeper/zktest", nil, "runs the server from outside"},
 	{"haproxy", []string{"durable"}, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
-	{"registrar", []string{"admin", "discovery", "durable"}, "publishes registrations; the directory is handed in, what operators ask for is kept on disk"},
+	{"journal", []string{"durable"}, "keeps what happened; knows nothing of what it means"},
+	{"registrar", []string{"admin", "discovery", "durable", "journal"}, "publishes registrations; the directory is handed in, what operators ask for is kept on disk"},
 	{"registrar/control", []string{"admin", "registrar"}, "tells of a registrar, and tells it and an agent what to do"},
 	{"registrar/child", nil, "runs a program; knows nothing of services"},
-	{"agent", []string{"admin", "config", "discovery", "discovery/zookeeper", "durable", "haproxy", "registrar"}, "the composition of the node's side, and the status of both roles"},
+	{"agent", []string{"admin", "config", "discovery", "discovery/zookeeper", "durable", "haproxy", "journal", "registrar"}, "the composition of the node's side, and the status of both roles"},
 	{"demo", []string{"cli/clitest", "discovery/zookeeper/zktest", "haproxy", "config", "discovery", "discovery/zookeeper"}, "plays real processes and compares ZooKeeper's list with HAProxy's table"},
 }
 

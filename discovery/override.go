@@ -1,0 +1,216 @@
+package discovery
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Action is what an override asks for.
+type Action string
+
+// The actions of overrides.
+const (
+	ActionDrain  Action = "drain"  // no new sessions; those that are there go on
+	ActionMaint  Action = "maint"  // out of rotation at once, and not checked
+	ActionWeight Action = "weight" // another weight
+	ActionEnable Action = "enable" // as registered, although a wider override asks for something else
+)
+
+// Target is what an override is about: one instance (all three are set), all instances of a service on a host (no
+// port), a service, or a host with whatever it runs. Its zero value is no target.
+type Target struct {
+	Service string // name of the service as agents call it; empty: any
+	Host    string // as in the registration, lower-case; empty: any
+	Port    uint16 // 0: any; only with a host
+}
+
+// String writes a target as people do: "user-api 10.0.0.5:8080", "user-api", "10.0.0.5".
+func (t Target) String() string {
+	host := t.Host
+	if t.Port != 0 {
+		host = net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
+	}
+	return strings.TrimSpace(t.Service + " " + host)
+}
+
+// covers tells whether t is about the instance at e of the service.
+func (t Target) covers(service string, e Endpoint) bool {
+	return (t.Service == "" || t.Service == service) && (t.Host == "" || t.Host == e.Host()) && (t.Port == 0 || t.Port == e.Port())
+}
+
+// rank is higher for a narrower target: an instance goes before a host of a service, that before a host, and that
+// before a service.
+func (t Target) rank() int {
+	rank := 0
+	if t.Service != "" {
+		rank++
+	}
+	if t.Host != "" {
+		rank += 2
+	}
+	if t.Port != 0 {
+		rank += 4
+	}
+	return rank
+}
+
+// Override is what an operator wants of instances until further notice, or until a time. It lies in the registry and is
+// honoured by every agent.
+type Override struct {
+	Target
+	Action  Action
+	Weight  int       // with ActionWeight: 0 to 256 as HAProxy counts, or a percentage of what it would be without
+	Percent bool      // Weight is a percentage, 0 to 100
+	Author  string    // who wants it; for people
+	Reason  string    // why; for people
+	Created time.Time // by the clock of the author's host
+	Until   time.Time // when it ends; zero: it stays until it is removed
+
+	Node     string // name of its node in the registry; empty before it is there
+	Revision int32  // version of the node's data
+}
+
+// InForce tells whether o still counts at now.
+func (o Override) InForce(now time.Time) bool { return o.Until.IsZero() || now.Before(o.Until) }
+
+// Overrides are all that is in the registry, sorted by Node. It is never changed after it was published.
+type Overrides []Override
+
+// For returns the override that counts for the instance at e of the service: of those that are in force and about it
+// the one with the narrowest target. nil: there is none, or the narrowest says that it is as registered.
+func (all Overrides) For(service string, e Endpoint, now time.Time) *Override {
+	var best *Override
+	for i := range all {
+		o := &all[i]
+		if !o.InForce(now) || !o.covers(service, e) {
+			continue
+		}
+		if best == nil || o.rank() > best.rank() || o.rank() == best.rank() && o.Created.After(best.Created) {
+			best = o
+		}
+	}
+	return best
+}
+
+// Next is when the first of those in force ends; zero: none does by itself.
+func (all Overrides) Next(now time.Time) (next time.Time) {
+	for _, o := range all {
+		if !o.Until.IsZero() && now.Before(o.Until) && (next.IsZero() || o.Until.Before(next)) {
+			next = o.Until
+		}
+	}
+	return next
+}
+
+// storedOverride is an override as it lies in the registry. Fields of later versions are left alone.
+type storedOverride struct {
+	Action  Action    `json:"action"`
+	Service string    `json:"service,omitempty"`
+	Host    string    `json:"host,omitempty"`
+	Port    uint16    `json:"port,omitempty"`
+	Weight  *int      `json:"weight,omitempty"`
+	Percent bool      `json:"percent,omitempty"`
+	Author  string    `json:"author,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Created time.Time `json:"created"`
+	Until   time.Time `json:"until,omitzero"`
+}
+
+// What people write into an override is bounded, since every agent keeps it.
+const (
+	maxAuthor         = 128
+	maxOverrideReason = 512
+	maxOverride       = 4096 // bytes of a node's data
+)
+
+// EncodeOverride returns the data of o's node. It refuses what DecodeOverride would.
+func EncodeOverride(o Override) ([]byte, error) {
+	s := storedOverride{
+		Action: o.Action, Service: o.Service, Host: o.Host, Port: o.Port, Percent: o.Percent, Author: o.Author,
+		Reason: o.Reason, Created: o.Created.UTC().Truncate(time.Second), Until: o.Until,
+	}
+	if !o.Until.IsZero() {
+		s.Until = o.Until.UTC().Truncate(time.Second)
+	}
+	if o.Action == ActionWeight {
+		s.Weight = &o.Weight
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode override: %w", err)
+	}
+	if _, err := DecodeOverride(o.Node, data); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// DecodeOverride reads the data of an override's node. Whoever may write there may stop a fleet's traffic, but nothing
+// worse: every field is checked.
+func DecodeOverride(node string, data []byte) (Override, error) {
+	var s storedOverride
+	if len(data) > maxOverride {
+		return Override{}, fmt.Errorf("decode override: it has %d bytes, more than %d", len(data), maxOverride)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return Override{}, fmt.Errorf("decode override: %w", err)
+	}
+	o := Override{
+		Target: Target{Service: s.Service, Host: s.Host, Port: s.Port}, Action: s.Action, Percent: s.Percent,
+		Author: s.Author, Reason: s.Reason, Created: s.Created, Until: s.Until, Node: node,
+	}
+	if s.Weight != nil {
+		o.Weight = *s.Weight
+	}
+	if err := o.check(s.Weight != nil); err != nil {
+		return Override{}, fmt.Errorf("decode override: %w", err)
+	}
+	return o, nil
+}
+
+// check returns what is wrong with o.
+func (o *Override) check(weighted bool) error {
+	switch {
+	case o.Target == Target{}:
+		return errors.New("it is about nothing: neither service nor host is given")
+	case o.Port != 0 && o.Host == "":
+		return errors.New("a port without a host")
+	case strings.Contains(o.Service, "/"), len(o.Service) > 255:
+		return fmt.Errorf("service %s: not a service's name", quote(o.Service))
+	case !slices.Contains([]Action{ActionDrain, ActionMaint, ActionWeight, ActionEnable}, o.Action):
+		return fmt.Errorf("action %s: want drain, maint, weight or enable", quote(string(o.Action)))
+	case weighted != (o.Action == ActionWeight):
+		return errors.New("a weight belongs to the action weight, and to no other")
+	case o.Percent && !weighted:
+		return errors.New("a percentage of no weight")
+	case o.Weight < 0, o.Weight > 256, o.Percent && o.Weight > 100:
+		return fmt.Errorf("weight %d: want 0 to 256, or 0 to 100 percent", o.Weight)
+	case len(o.Author) > maxAuthor, len(o.Reason) > maxOverrideReason:
+		return fmt.Errorf("author or reason is longer than %d or %d bytes", maxAuthor, maxOverrideReason)
+	}
+	if o.Host != "" {
+		e, err := ParseEndpoint(o.Host, int(cmp.Or(o.Port, 1)))
+		if err != nil {
+			return err
+		}
+		o.Host = e.Host()
+	}
+	return nil
+}
+
+// NodeName is the name of the node for overrides of t: one target has one override, and a later one replaces it.
+func (t Target) NodeName() string {
+	part := func(s string) string { return cmp.Or(s, "*") }
+	name := part(t.Service) + "," + part(t.Host)
+	if t.Port != 0 {
+		name += "," + strconv.Itoa(int(t.Port))
+	}
+	return name
+}
