@@ -98,7 +98,10 @@ func (a *app) root() *cobra.Command {
 		Short:         "Keeps a local HAProxy in step with ZooKeeper, and healthy services in ZooKeeper",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs, // an unknown command is for RunE to refuse, with its exit code
+
+		SuggestionsMinimumDistance: 2,
+
+		Args: cobra.ArbitraryArgs, // an unknown command is for RunE to refuse, with its exit code
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()
