@@ -86,6 +86,7 @@ func TestOverrides(t *testing.T) {
 // TestOverridesLostReplies: the connection is cut behind each kind of request, when the server has carried it out. The
 // caller gets one answer, and it is the right one.
 func TestOverridesLostReplies(t *testing.T) {
+	t.Parallel()
 	zks := server(t)
 	w := writer(t, zks.Addr())
 	wire := zktest.NewProxy(t, zks.Addr())
