@@ -65,15 +65,19 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"zookeeper": func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).zookeeper(ts, args) },
 		"node":      func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).node(ts, args) },
-		"rmnode":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(stageOf(ts).client(ts).Delete(args[0], -1)) },
-		"service":   func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).service(ts, args[0]) },
-		"health":    func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).healths[args[0]].Store(args[1] == "down") },
-		"expand":    expandFiles,
-		"start":     func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
-		"stop":      func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
-		"exits":     exits,
-		"until":     until,
-		"steady":    steady,
+		"rmnode": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Check(stageOf(ts).client(ts).Delete(args[0], -1))
+		},
+		"service": func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).service(ts, args[0]) },
+		"health": func(ts *testscript.TestScript, _ bool, args []string) {
+			stageOf(ts).healths[args[0]].Store(args[1] == "down")
+		},
+		"expand": expandFiles,
+		"start":  func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
+		"stop":   func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
+		"exits":  exits,
+		"until":  until,
+		"steady": steady,
 	}
 }
 
