@@ -67,6 +67,7 @@ type Agent struct {
 	heardOnce sync.Once
 
 	sessions *Sessions
+	looks    chan struct{} // those who ask a HAProxy for others, see Servers
 
 	current atomic.Pointer[generation]
 }
@@ -80,6 +81,7 @@ func New(o Options) *Agent {
 	return &Agent{
 		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
 		reloads: make(chan *reload), releases: make(chan release), ready: make(chan struct{}), sessions: sessions,
+		looks: make(chan struct{}, liveAtOnce),
 	}
 }
 

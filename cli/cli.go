@@ -63,7 +63,7 @@ func usage(format string, args ...any) error {
 // Main runs the command line and returns the exit code. Answers go to out, logs and errors to errs. SIGINT and
 // SIGTERM end a command in order; a second one ends the process at once, unless the command has a better use for it.
 func Main(args []string, out, errs io.Writer) int {
-	a := &app{out: out, errs: errs, env: os.LookupEnv, args: args}
+	a := &app{out: screenOf(out, os.LookupEnv), errs: errs, env: os.LookupEnv, args: args}
 	ctx, stop := a.stops.catch()
 	defer stop()
 	root := a.root()
@@ -98,7 +98,10 @@ func (a *app) root() *cobra.Command {
 		Short:         "Keeps a local HAProxy in step with ZooKeeper, and healthy services in ZooKeeper",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs, // an unknown command is for RunE to refuse, with its exit code
+
+		SuggestionsMinimumDistance: 2,
+
+		Args: cobra.ArbitraryArgs, // an unknown command is for RunE to refuse, with its exit code
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()
@@ -134,8 +137,21 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	for _, c := range []*cobra.Command{
-		a.agentCommand(), a.registrarCommand(), a.checkCommand(), a.renderCommand(), a.planCommand(),
-		a.servicesCommand(), a.instancesCommand(), a.watchCommand(), a.statusCommand(), a.guardCommand(), a.maintCommand(), a.enableCommand(), a.reportCommand(), a.versionCommand(),
+		a.agentCommand(),
+		a.registrarCommand(),
+		a.checkCommand(),
+		a.renderCommand(),
+		a.planCommand(),
+		a.servicesCommand(),
+		a.instancesCommand(),
+		a.watchCommand(),
+		a.statusCommand(),
+		a.guardCommand(),
+		a.maintCommand(),
+		a.enableCommand(),
+		a.reportCommand(),
+		a.manCommand(),
+		a.versionCommand(),
 	} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
