@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -59,6 +62,7 @@ func TestScripts(t *testing.T) {
 //	exits CODE COMMAND...         run a command that ends with that exit code
 //	until REGEXP COMMAND...       run a command until its output matches
 //	steady FILE                   write the last output to a file, with fixed words for what differs from run to run
+//	has FILE                      the last output's JSON has all paths of the file, with values of the same type
 //
 // Each script has $RUN, a folder with a short path, $ADMIN and $REGISTRAR, addresses for pages, and $PORT1 to $PORT4.
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
@@ -78,6 +82,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"exits":  exits,
 		"until":  until,
 		"steady": steady,
+		"has":    has,
 	}
 }
 
@@ -351,4 +356,33 @@ func steady(ts *testscript.TestScript, _ bool, args []string) {
 	})
 	text = durations.ReplaceAllString(text, "AGE")
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+}
+
+// has fails when a program that reads the JSON would miss something: what is new is no matter to it.
+func has(ts *testscript.TestScript, _ bool, args []string) {
+	var value any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &value))
+	paths := map[string]bool{}
+	walkJSON("", value, paths)
+	for want := range strings.Lines(ts.ReadFile(args[0])) {
+		if want = strings.TrimSpace(want); !paths[want] {
+			ts.Fatalf("there is no %s; there are:\n%s", want, strings.Join(sorted(mapKeys(paths)), "\n"))
+		}
+	}
+}
+
+func walkJSON(path string, value any, paths map[string]bool) {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, member := range v {
+			walkJSON(path+"."+name, member, paths)
+		}
+	case []any:
+		for _, member := range v {
+			walkJSON(path+"[]", member, paths)
+		}
+	default:
+		kind := map[bool]string{true: "number"}[reflect.TypeOf(v) == reflect.TypeFor[float64]()]
+		paths[path+" "+cmp.Or(kind, fmt.Sprintf("%T", v))] = true
+	}
 }
