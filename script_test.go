@@ -58,7 +58,10 @@ func TestScripts(t *testing.T) {
 //	health NAME up|down           what its /health answers
 //	expand FILE...                put the values of $VARIABLES into files of the script
 //	start NAME ARGS...            start myelin in the background, and wait until it is ready at $ADMIN or $REGISTRAR
-//	stop NAME                     end it in order
+//	start-quiet NAME ARGS...      start myelin in the background, and wait for nothing
+//	says NAME WORDS               wait until the words are in its output
+//	quit NAME                     end it in order
+//	log NAME                      make what it said the last output
 //	exits CODE COMMAND...         run a command that ends with that exit code
 //	until REGEXP COMMAND...       run a command until its output matches
 //	steady FILE                   write the last output to a file, with fixed words for what differs from run to run
@@ -76,9 +79,14 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"health": func(ts *testscript.TestScript, _ bool, args []string) {
 			stageOf(ts).healths[args[0]].Store(args[1] == "down")
 		},
-		"expand": expandFiles,
-		"start":  func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
-		"stop":   func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
+		"expand":      expandFiles,
+		"start":       func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
+		"quit":        func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
+		"start-quiet": func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).launch(ts, args[0], args[1:]) },
+		"says":        func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).says(ts, args[0], args[1]) },
+		"log": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Check(ts.Exec("cat", filepath.Join(stageOf(ts).dir, args[0]+".log")))
+		},
 		"exits":  exits,
 		"until":  until,
 		"steady": steady,
@@ -256,9 +264,10 @@ func expandFiles(ts *testscript.TestScript, _ bool, files []string) {
 	}
 }
 
-func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
+// launch runs myelin in the background. Arguments that are files of the script are given whole.
+func (s *stage) launch(ts *testscript.TestScript, name string, args []string) *clitest.Process {
 	var env []string
-	for _, v := range []string{"MYELIN_ZOOKEEPER", "RUN"} {
+	for _, v := range []string{"MYELIN_ZOOKEEPER", "RUN", "USER"} {
 		env = append(env, v+"="+ts.Getenv(v))
 	}
 	for i, a := range args {
@@ -269,6 +278,20 @@ func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
 	p, err := clitest.Start(s.dir, name, env, binary, args...)
 	ts.Check(err)
 	s.running[name] = p
+	return p
+}
+
+func (s *stage) says(ts *testscript.TestScript, name, words string) {
+	deadline := time.Now().Add(patience)
+	for p := s.running[name]; !strings.Contains(p.Log(), words); time.Sleep(20 * time.Millisecond) {
+		if !p.Running() || time.Now().After(deadline) {
+			ts.Fatalf("%s does not say %q:\n%s", name, words, p.Log())
+		}
+	}
+}
+
+func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
+	p := s.launch(ts, name, args)
 	address := ts.Getenv("ADMIN")
 	if args[0] == "registrar" {
 		address = ts.Getenv("REGISTRAR")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -110,7 +111,7 @@ func changes(before *discovery.Snapshot, now discovery.Snapshot) []event {
 		if !there {
 			add("join", in, describe(in))
 		} else if a, b := describe(was), describe(in); a != b || was.Endpoint != in.Endpoint {
-			add("change", in, a+" -> "+b)
+			add("change", in, cmp.Or(a, "-")+" -> "+cmp.Or(b, "-"))
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(old)) {
@@ -143,7 +144,9 @@ func describe(in discovery.Instance) string {
 
 func (a *app) printEvent(e event) {
 	if a.output == "json" {
-		json.NewEncoder(a.out).Encode(e)
+		enc := json.NewEncoder(a.out)
+		enc.SetEscapeHTML(false)
+		enc.Encode(e)
 		return
 	}
 	fmt.Fprintf(a.out, "%s  %-7s %s  %s  %s  %s\n", e.At.Format("15:04:05.000"), e.Event, e.Service, e.Address, e.Name, e.Detail)
