@@ -110,8 +110,8 @@ func changes(before *discovery.Snapshot, now discovery.Snapshot) []event {
 		delete(old, in.Node)
 		if !there {
 			add("join", in, describe(in))
-		} else if a, b := describe(was), describe(in); a != b || was.Endpoint != in.Endpoint {
-			add("change", in, cmp.Or(a, "-")+" -> "+cmp.Or(b, "-"))
+		} else if d := difference(was, in); d != "" {
+			add("change", in, d)
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(old)) {
@@ -123,6 +123,18 @@ func changes(before *discovery.Snapshot, now discovery.Snapshot) []event {
 		}
 	}
 	return out
+}
+
+// difference says what is another in a registration; empty: nothing that matters to those who use it.
+func difference(was, in discovery.Instance) string {
+	var parts []string
+	if was.Endpoint != in.Endpoint {
+		parts = append(parts, was.Endpoint.String()+" -> "+in.Endpoint.String())
+	}
+	if a, b := describe(was), describe(in); a != b {
+		parts = append(parts, cmp.Or(a, "-")+" -> "+cmp.Or(b, "-"))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func describe(in discovery.Instance) string {
