@@ -5,10 +5,14 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/myelin-sd/myelin/cli.version=$(VERSION)
 
-.PHONY: build demo test lint bench fuzz servers clean
+.PHONY: build man demo test lint bench fuzz servers clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/myelin .
+
+# The manual pages of all commands, into bin/man.
+man: build
+	bin/myelin man --dir bin/man
 
 # make demo KEEP=1 leaves everything running and says what to try next.
 demo: servers build

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/myelin-sd/myelin/admin"
+	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/haproxy"
 )
 
 // Collector exports what the agent knows at the moment it is asked.
@@ -56,11 +58,34 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		}
 		admin.Answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
 	})
+	mux.HandleFunc("GET /api/v1/services/{name}/servers", a.answerServers)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		statusPage.Execute(w, a.Status())
 	})
 	return mux
+}
+
+// answerServers tells of a service's servers as every HAProxy has them; ?instance=HOST:PORT asks about one.
+func (a *Agent) answerServers(w http.ResponseWriter, r *http.Request) {
+	var instance discovery.Endpoint
+	if text := r.URL.Query().Get("instance"); text != "" {
+		var err error
+		if instance, err = ParseInstance(text); err != nil {
+			admin.Answer(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+			return
+		}
+	}
+	servers, err := a.Servers(r.Context(), r.PathValue("name"), instance)
+	var many *haproxy.TooManyError
+	switch {
+	case errors.As(err, &many):
+		admin.Answer(w, http.StatusUnprocessableEntity, map[string]string{"error": err.Error() + "; ask for one with ?instance=HOST:PORT"})
+	case err != nil:
+		admin.Answer(w, http.StatusNotFound, map[string]string{"error": err.Error()})
+	default:
+		admin.Answer(w, http.StatusOK, servers)
+	}
 }
 
 // registrarPatience is how long the registrar's loops have to tell that they run; they answer at once when they do.

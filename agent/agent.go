@@ -70,7 +70,8 @@ type Agent struct {
 	heardOnce sync.Once
 
 	sessions *Sessions
-	book     *shadowBook // nil: it is no shadow
+	book     *shadowBook   // nil: it is no shadow
+	looks    chan struct{} // those who ask a HAProxy for others, see Servers
 
 	current atomic.Pointer[generation]
 }
@@ -90,6 +91,7 @@ func New(o Options) *Agent {
 		book: book,
 		o:    o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
 		reloads: make(chan *reload), releases: make(chan release), ready: make(chan struct{}), sessions: sessions,
+		looks: make(chan struct{}, liveAtOnce),
 	}
 }
 

@@ -47,14 +47,14 @@ func (a *app) printInstances(infos []nodeInfo) error {
 	}
 	t := newTable(a.out, columns...)
 	for _, i := range infos {
-		address, weight, state := "-", "-", i.State
+		address, weight, state := "-", "-", tinted{i.State, stateTint(i.State)}
 		if i.State != "rejected" {
 			address = fmt.Sprintf("%s:%d", i.Host, i.Port)
 			if strings.Contains(i.Host, ":") {
 				address = fmt.Sprintf("[%s]:%d", i.Host, i.Port)
 			}
 		} else {
-			state += ": " + i.Reason
+			state.text = i.State + ": " + i.Reason
 		}
 		if i.Weight != nil {
 			weight = fmt.Sprint(*i.Weight)
@@ -69,6 +69,17 @@ func (a *app) printInstances(infos []nodeInfo) error {
 	}
 	t.flush()
 	return nil
+}
+
+// stateTint is how the state of a registration looks.
+func stateTint(state string) tint {
+	switch state {
+	case "ok":
+		return good
+	case "leaving":
+		return warn
+	}
+	return bad
 }
 
 func zone(l map[string]any) string {

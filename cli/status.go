@@ -3,9 +3,11 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -107,6 +109,10 @@ func (a *app) askStatus(ctx context.Context, address string) ([]byte, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
+		var told *url.Error
+		if errors.As(err, &told) {
+			err = told.Err // the address has been said
+		}
 		return nil, fmt.Errorf("ask for the status at %s: %w; is it running?", address, err)
 	}
 	defer resp.Body.Close()
@@ -128,15 +134,18 @@ func (a *app) printOverview(o registrar.Overview) {
 }
 
 func (a *app) printHead(who string, ready bool, started time.Time, file string, waiting []string) {
-	state := "ready"
+	state := paint(a.out, "ready", good)
 	if !ready {
-		state = "not ready"
+		state = paint(a.out, "not ready", bad)
 	}
 	fmt.Fprintf(a.out, "%s, %s, up %s, configuration %s\n", who, state, age(time.Now(), started), file)
 	for _, w := range waiting {
 		fmt.Fprintln(a.out, "  waiting:", w)
 	}
 }
+
+// alarm is a word that is to be seen at once.
+func (a *app) alarm(word string) string { return paint(a.out, word, bad) }
 
 func (a *app) printSessions(all []discovery.SessionStatus) {
 	now := time.Now()
@@ -145,7 +154,7 @@ func (a *app) printSessions(all []discovery.SessionStatus) {
 			fmt.Fprintf(a.out, "zookeeper %s: connected to %s for %s, session %s, timeout %s%s\n", z.Ensemble, z.Server, age(now, z.Since), z.Session, z.Timeout,
 				map[bool]string{true: ", one watch per node"}[z.Classic])
 		} else {
-			fmt.Fprintf(a.out, "zookeeper %s: NOT CONNECTED for %s, what was known stays in force: %s\n", z.Ensemble, age(now, z.Since), z.Error)
+			fmt.Fprintf(a.out, "zookeeper %s: %s for %s, what was known stays in force: %s\n", z.Ensemble, a.alarm("NOT CONNECTED"), age(now, z.Since), z.Error)
 		}
 	}
 }
@@ -158,7 +167,7 @@ func (a *app) printStatus(st agent.Status) {
 		if h.Connected {
 			fmt.Fprintf(a.out, "haproxy %s: version %s, pid %d, answers for %s\n", h.Socket, h.Version, h.Pid, age(now, h.Since))
 		} else {
-			fmt.Fprintf(a.out, "haproxy %s: NO ANSWER for %s: %s\n", h.Socket, age(now, h.Since), h.Error)
+			fmt.Fprintf(a.out, "haproxy %s: %s for %s: %s\n", h.Socket, a.alarm("NO ANSWER"), age(now, h.Since), h.Error)
 		}
 		for _, text := range h.Warnings {
 			fmt.Fprintln(a.out, "  warning:", text)
@@ -174,13 +183,13 @@ func (a *app) printStatus(st agent.Status) {
 		}
 	}
 	if st.File.Error != "" {
-		fmt.Fprintf(a.out, "file %s: NOT WRITTEN: %s\n", st.File.Path, st.File.Error)
+		fmt.Fprintf(a.out, "file %s: %s: %s\n", st.File.Path, a.alarm("NOT WRITTEN"), st.File.Error)
 	}
 	if st.Snapshots.Error != "" {
-		fmt.Fprintf(a.out, "snapshots %s: NOT KEPT: %s\n", st.Snapshots.Path, st.Snapshots.Error)
+		fmt.Fprintf(a.out, "snapshots %s: %s: %s\n", st.Snapshots.Path, a.alarm("NOT KEPT"), st.Snapshots.Error)
 	}
 	if st.Exports.Error != "" {
-		fmt.Fprintf(a.out, "files for other programs: NOT UP TO DATE: %s\n", st.Exports.Error)
+		fmt.Fprintf(a.out, "files for other programs: %s: %s\n", a.alarm("NOT UP TO DATE"), st.Exports.Error)
 	}
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)

@@ -1,34 +1,74 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
-// table prints aligned columns.
-type table struct{ w *tabwriter.Writer }
+// table prints aligned columns, with the tints of its cells where out has colours.
+type table struct {
+	out    io.Writer
+	rows   [][]tinted
+	widths []int
+}
 
-func newTable(out io.Writer, columns ...string) table {
-	t := table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
-	fmt.Fprintln(t.w, strings.Join(columns, "\t"))
+// gap is between two columns.
+const gap = 2
+
+func newTable(out io.Writer, columns ...string) *table {
+	t := &table{out: out, widths: make([]int, len(columns))}
+	cells := make([]any, len(columns))
+	for i, c := range columns {
+		cells[i] = tinted{c, bold}
+	}
+	t.row(cells...)
 	return t
 }
 
-func (t table) row(cells ...any) {
-	words := make([]string, len(cells))
+// row adds one: each cell is a value, or one with a tint. What is empty is shown as "-".
+func (t *table) row(cells ...any) {
+	row := make([]tinted, len(cells))
 	for i, c := range cells {
-		if words[i] = fmt.Sprint(c); words[i] == "" {
-			words[i] = "-"
+		cell, ok := c.(tinted)
+		if !ok {
+			cell.text = c
 		}
+		word, ok := cell.text.(string)
+		if !ok {
+			word = fmt.Sprint(cell.text)
+		}
+		if word == "" {
+			word = "-"
+		}
+		if i < len(t.widths) {
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(word))
+		}
+		row[i] = tinted{word, cell.tint}
 	}
-	fmt.Fprintln(t.w, strings.Join(words, "\t"))
+	t.rows = append(t.rows, row)
 }
 
-func (t table) flush() { t.w.Flush() }
+// flush writes what was added, in one go.
+func (t *table) flush() {
+	var b bytes.Buffer
+	for _, row := range t.rows {
+		for i, c := range row {
+			word := c.text.(string)
+			b.WriteString(paint(t.out, word, c.tint))
+			if i < len(row)-1 && i < len(t.widths) {
+				b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(word)+gap))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	t.out.Write(b.Bytes())
+	t.rows = nil
+}
 
 // printJSON writes v for programs: indented, one value, a newline at the end.
 func printJSON(out io.Writer, v any) error {
