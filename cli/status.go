@@ -3,9 +3,11 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -107,6 +109,10 @@ func (a *app) askStatus(ctx context.Context, address string) ([]byte, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
+		var told *url.Error
+		if errors.As(err, &told) {
+			err = told.Err // the address has been said
+		}
 		return nil, fmt.Errorf("ask for the status at %s: %w; is it running?", address, err)
 	}
 	defer resp.Body.Close()
