@@ -232,7 +232,11 @@ func (r *reconciler) sweep(ctx context.Context, w *wanted) error {
 		if step.Op == haproxy.StepDelete && r.watched(now.Sub(r.retired[step.Key()].since)) {
 			continue
 		}
+		if !r.dumps.TryLock() {
+			continue // somebody reads; it is looked at again
+		}
 		results := c.Apply(ctx, haproxy.Plan{step})
+		r.dumps.Unlock()
 		r.metrics.round(time.Since(now), results)
 		r.settle(w, nil, results)
 		applied = true

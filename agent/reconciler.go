@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,6 +57,10 @@ type reconciler struct {
 	loaded   func(socket, static string, found bool) // tells what the running process was started with
 	log      logrus.FieldLogger
 	metrics  *Metrics
+
+	// dumps is held for reading by those who read many servers over connections of their own, and for writing while
+	// servers are deleted: HAProxy 2.6.12 crashes when both happen at a time, and so did later versions.
+	dumps sync.RWMutex
 
 	client *haproxy.Client // the young connection for the next round; nil: none
 	dialed time.Time

@@ -96,6 +96,21 @@ const (
 	OpStopping
 )
 
+// String is a word for the state: "down", "starting", "up" or "stopping".
+func (o Op) String() string {
+	switch o {
+	case OpStopped:
+		return "down"
+	case OpStarting:
+		return "starting"
+	case OpRunning:
+		return "up"
+	case OpStopping:
+		return "stopping"
+	}
+	return "unknown"
+}
+
 // State is the servers of each backend, in HAProxy's order. A backend without servers has an entry; a backend
 // without an entry does not exist.
 type State map[string][]Server

@@ -23,6 +23,7 @@ const (
 	opDelete        int32 = 2
 	opExists        int32 = 3
 	opGetData       int32 = 4
+	opSetData       int32 = 5
 	opSync          int32 = 9
 	opGetChildren   int32 = 12
 	opRemoveWatches int32 = 18
