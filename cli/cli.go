@@ -162,6 +162,7 @@ func (a *app) root() *cobra.Command {
 		a.enableCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.doctorCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {
