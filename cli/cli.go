@@ -166,6 +166,7 @@ func (a *app) root() *cobra.Command {
 		a.overridesCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.doctorCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {
