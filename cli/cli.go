@@ -17,10 +17,11 @@ import (
 
 // Exit codes. They are part of the interface.
 const (
-	exitDone     = 0
-	exitFailed   = 1
-	exitUsage    = 2 // the command line or a configuration file is wrong
-	exitFindings = 3 // plan: there is something to do
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2 // the command line or a configuration file is wrong
+	exitFindings    = 3 // plan: there is something to do
+	exitUnconfirmed = 4 // drain, maint, weight, enable with --wait: stored, but not confirmed
 )
 
 // version is set by the linker.
@@ -124,6 +125,17 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the answer: table, wide or json")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long a question may take")
 	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default: the file's, else info)")
+	words := func(words ...string) cobra.CompletionFunc {
+		return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
+	}
+	for flag, fixed := range map[string]cobra.CompletionFunc{
+		"output":    words("table", "wide", "json"),
+		"log-level": words("debug", "info", "warn", "error"),
+		"zookeeper": cobra.NoFileCompletions,
+		"timeout":   cobra.NoFileCompletions,
+	} {
+		cobra.CheckErr(root.RegisterFlagCompletionFunc(flag, fixed))
+	}
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if a.output != "table" && a.output != "wide" && a.output != "json" {
 			return usage("output %q: write table, wide or json", a.output)
@@ -132,7 +144,7 @@ func (a *app) root() *cobra.Command {
 			return err
 		}
 		if a.zookeeper == "" {
-			a.zookeeper, _ = a.env("MYELIN_ZOOKEEPER")
+			a.zookeeper, _ = a.env(zookeeperVariable)
 		}
 		return nil
 	}
@@ -147,15 +159,20 @@ func (a *app) root() *cobra.Command {
 		a.watchCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
+		a.drainCommand(),
 		a.maintCommand(),
+		a.weightCommand(),
 		a.enableCommand(),
+		a.overridesCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.doctorCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
 		}
+		a.complete(c)
 		root.AddCommand(c)
 	}
 	return root
