@@ -142,7 +142,7 @@ func TestEvidenceOfChecks(t *testing.T) {
 	n.start(0)
 	n.hear("a@127.0.0.1:1")
 	eventually(t, "the check fails", func() error {
-		if x := n.explained("127.0.0.1:1"); x.InRotation != No {
+		if x := n.explained("127.0.0.1:1"); stepOf(x, stationCheck) == "" || x.InRotation != No {
 			return fmt.Errorf("%+v", x)
 		}
 		return nil
