@@ -56,9 +56,17 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 				return
 			}
 		}
-		admin.Answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
+		admin.Answer(w, http.StatusNotFound, map[string]string{"error": a.noService(r.PathValue("name")).Error()})
 	})
 	mux.HandleFunc("GET /api/v1/services/{name}/servers", a.answerServers)
+	mux.HandleFunc("GET /api/v1/services/{name}/instances", func(w http.ResponseWriter, r *http.Request) {
+		l, err := a.Instances(r.PathValue("name"))
+		if err != nil {
+			admin.Answer(w, http.StatusNotFound, map[string]string{"error": err.Error()})
+			return
+		}
+		admin.Answer(w, http.StatusOK, l)
+	})
 	mux.HandleFunc("GET /api/v1/services/{name}/explain", a.answerExplain)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

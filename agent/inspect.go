@@ -79,11 +79,11 @@ func endpointOfNode(v view, node string) discovery.Endpoint {
 func (a *Agent) inspect(ctx context.Context, service string, instance func(view) discovery.Endpoint, all bool) (*inspection, error) {
 	g := a.current.Load()
 	if g == nil {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, nil)
 	}
 	v, b, ok := g.believed(service)
 	if !ok {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, g.allViews())
 	}
 	of := discovery.Endpoint{}
 	if !all {
@@ -225,7 +225,7 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 	}
 	out.Held = ins.hold(e)
 
-	active := ins.active[served]
+	active := ins.activeOf(e, served)
 	out.Active = len(active) > 0
 	if out.Active {
 		out.Used = active[0].Node
@@ -243,29 +243,45 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 	if u, ok := ins.unresolved[served.Host()]; ok {
 		out.Unresolved = &u
 	}
-	names := ins.names(e, served)
+	names := ins.names(active, e, served)
 	for _, n := range names {
 		if why, ok := ins.quarantine[n]; ok {
 			out.Quarantine = why
 		}
 	}
 	for i := range ins.haproxys {
-		out.HAProxy = append(out.HAProxy, ins.seen(&ins.haproxys[i], names, served))
+		out.HAProxy = append(out.HAProxy, ins.seen(&ins.haproxys[i], names, served, e == served || out.Active))
 	}
 	return out
 }
 
+// activeOf are the instances in force that the one at e is. With backend_port_override several instances of a host may be
+// at one address in HAProxy: then the nodes tell which is meant.
+func (ins *inspection) activeOf(e, served discovery.Endpoint) []discovery.Instance {
+	all := ins.active[served]
+	if e == served {
+		return all
+	}
+	nodes := map[string]bool{"": true}
+	for _, in := range slices.Concat(ins.listed[e], ins.v.guard.held()) {
+		if in.Endpoint == e {
+			nodes[in.Node] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(in discovery.Instance) bool { return !nodes[in.Node] })
+}
+
 // names are those that the servers of an instance may have, the ones that are wanted first.
-func (ins *inspection) names(e, served discovery.Endpoint) []string {
+func (ins *inspection) names(active []discovery.Instance, e, served discovery.Endpoint) []string {
 	var names []string
-	for _, in := range slices.Concat(ins.active[served], ins.listed[e]) {
+	for _, in := range slices.Concat(active, ins.listed[e]) {
 		names = append(names, haproxy.ServerName(in.Name, served.Host(), served.Port()))
 	}
 	return append(names, haproxy.ServerName("", served.Host(), served.Port()))
 }
 
-// seen is what one HAProxy has of an instance.
-func (ins *inspection) seen(h *haproxyInspection, names []string, served discovery.Endpoint) HAProxyEvidence {
+// seen is what one HAProxy has of an instance, by the names that its server may have, else, with anyAddr, by its address.
+func (ins *inspection) seen(h *haproxyInspection, names []string, served discovery.Endpoint, anyAddr bool) HAProxyEvidence {
 	out := h.base
 	ok := false
 	for _, n := range names {
@@ -273,7 +289,7 @@ func (ins *inspection) seen(h *haproxyInspection, names []string, served discove
 			break
 		}
 	}
-	if ip, isIP := served.IP(); !ok && isIP {
+	if ip, isIP := served.IP(); !ok && isIP && anyAddr {
 		out.Server, ok = h.byAddr[netip.AddrPortFrom(ip, served.Port()).String()]
 	}
 	if !ok {

@@ -96,11 +96,11 @@ func ParseInstance(text string) (discovery.Endpoint, error) {
 func (a *Agent) Servers(ctx context.Context, service string, instance discovery.Endpoint) ([]ServerStatus, error) {
 	g := a.current.Load()
 	if g == nil {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, nil)
 	}
 	v, b, ok := g.believed(service)
 	if !ok {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, g.allViews())
 	}
 	if v.service.HAProxy.Disabled {
 		return []ServerStatus{}, nil
