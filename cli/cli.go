@@ -151,6 +151,8 @@ func (a *app) root() *cobra.Command {
 		a.enableCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.fsckCommand(),
+		a.gcCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {

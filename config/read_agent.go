@@ -38,6 +38,7 @@ func (r *reader) agent(d *document) *Agent {
 
 	root.later("overrides_path", "statsd")
 	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
+	a.ConsumersPath = root.znode("consumers_path", "")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
 		a.FileOutput = &FileOutput{OutputDirectory: t.filePath("output_directory", "")}
