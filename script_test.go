@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -55,10 +58,14 @@ func TestScripts(t *testing.T) {
 //	health NAME up|down           what its /health answers
 //	expand FILE...                put the values of $VARIABLES into files of the script
 //	start NAME ARGS...            start myelin in the background, and wait until it is ready at $ADMIN or $REGISTRAR
-//	stop NAME                     end it in order
+//	start-quiet NAME ARGS...      start myelin in the background, and wait for nothing
+//	says NAME WORDS               wait until the words are in its output
+//	quit NAME                     end it in order
+//	log NAME                      make what it said the last output
 //	exits CODE COMMAND...         run a command that ends with that exit code
 //	until REGEXP COMMAND...       run a command until its output matches
 //	steady FILE                   write the last output to a file, with fixed words for what differs from run to run
+//	has FILE                      the last output's JSON has all paths of the file, with values of the same type
 //
 // Each script has $RUN, a folder with a short path, $ADMIN and $REGISTRAR, addresses for pages, and $PORT1 to $PORT4.
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
@@ -72,12 +79,18 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"health": func(ts *testscript.TestScript, _ bool, args []string) {
 			stageOf(ts).healths[args[0]].Store(args[1] == "down")
 		},
-		"expand": expandFiles,
-		"start":  func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
-		"stop":   func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
+		"expand":      expandFiles,
+		"start":       func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
+		"quit":        func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
+		"start-quiet": func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).launch(ts, args[0], args[1:]) },
+		"says":        func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).says(ts, args[0], args[1]) },
+		"log": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Check(ts.Exec("cat", filepath.Join(stageOf(ts).dir, args[0]+".log")))
+		},
 		"exits":  exits,
 		"until":  until,
 		"steady": steady,
+		"has":    has,
 	}
 }
 
@@ -251,9 +264,10 @@ func expandFiles(ts *testscript.TestScript, _ bool, files []string) {
 	}
 }
 
-func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
+// launch runs myelin in the background. Arguments that are files of the script are given whole.
+func (s *stage) launch(ts *testscript.TestScript, name string, args []string) *clitest.Process {
 	var env []string
-	for _, v := range []string{"MYELIN_ZOOKEEPER", "RUN"} {
+	for _, v := range []string{"MYELIN_ZOOKEEPER", "RUN", "USER"} {
 		env = append(env, v+"="+ts.Getenv(v))
 	}
 	for i, a := range args {
@@ -264,6 +278,20 @@ func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
 	p, err := clitest.Start(s.dir, name, env, binary, args...)
 	ts.Check(err)
 	s.running[name] = p
+	return p
+}
+
+func (s *stage) says(ts *testscript.TestScript, name, words string) {
+	deadline := time.Now().Add(patience)
+	for p := s.running[name]; !strings.Contains(p.Log(), words); time.Sleep(20 * time.Millisecond) {
+		if !p.Running() || time.Now().After(deadline) {
+			ts.Fatalf("%s does not say %q:\n%s", name, words, p.Log())
+		}
+	}
+}
+
+func (s *stage) start(ts *testscript.TestScript, name string, args []string) {
+	p := s.launch(ts, name, args)
 	address := ts.Getenv("ADMIN")
 	if args[0] == "registrar" {
 		address = ts.Getenv("REGISTRAR")
@@ -351,4 +379,33 @@ func steady(ts *testscript.TestScript, _ bool, args []string) {
 	})
 	text = durations.ReplaceAllString(text, "AGE")
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+}
+
+// has fails when a program that reads the JSON would miss something: what is new is no matter to it.
+func has(ts *testscript.TestScript, _ bool, args []string) {
+	var value any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &value))
+	paths := map[string]bool{}
+	walkJSON("", value, paths)
+	for want := range strings.Lines(ts.ReadFile(args[0])) {
+		if want = strings.TrimSpace(want); !paths[want] {
+			ts.Fatalf("there is no %s; there are:\n%s", want, strings.Join(sorted(mapKeys(paths)), "\n"))
+		}
+	}
+}
+
+func walkJSON(path string, value any, paths map[string]bool) {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, member := range v {
+			walkJSON(path+"."+name, member, paths)
+		}
+	case []any:
+		for _, member := range v {
+			walkJSON(path+"[]", member, paths)
+		}
+	default:
+		kind := map[bool]string{true: "number"}[reflect.TypeOf(v) == reflect.TypeFor[float64]()]
+		paths[path+" "+cmp.Or(kind, fmt.Sprintf("%T", v))] = true
+	}
 }

@@ -129,12 +129,19 @@ var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>myelin agent</title>
 {{style}}
-<h1>myelin agent <span class="{{if .Ready}}ok">ready{{else}}bad">not ready{{end}}</span></h1>
+<h1>myelin agent{{if .Shadow}} in the shadow{{end}} <span class="{{if .Ready}}ok">ready{{else}}bad">not ready{{end}}</span></h1>
 <p class="note">{{.Version}}, started {{ago .Started}}, <code>{{.Config}}</code>, generation {{.Generation}}</p>
 {{range .Waiting}}<p class="bad">waiting: {{.}}</p>{{end}}
 {{with .Exports.Error}}<p class="bad">files for other programs are not up to date: {{.}}</p>{{end}}
 {{with .Snapshots.Error}}<p class="bad">what is in force is not kept in {{$.Snapshots.Path}}: {{.}}</p>{{end}}
-<h2>Services</h2>
+{{with .Shadow}}<h2>What would change</h2>
+<p>{{if .Agrees}}<span class="ok">HAProxy has what Myelin would have.</span>{{else}}<span class="bad">Not everything agrees.</span>{{end}} Nothing of HAProxy is changed. A difference counts when it has lasted for {{.Grace}}.</p>
+{{range .Notes}}<p class="bad">{{.}}</p>{{end}}
+<table><tr><th>backend<th>HAProxy<th>state<th>what would be done</tr>
+{{range .Backends}}<tr><td>{{.Backend}}<td><code>{{.Target}}</code><td>{{if eq .State "agrees"}}<span class="ok">agrees</span>, {{ago .Since}}{{else if eq .State "differs"}}<span class="bad">differs</span>, {{ago .Since}}{{else}}not compared: {{.Reason}}{{end}}<td>{{range .Steps}}{{.}}<br>{{end}}{{if .Pending}}<span class="note">{{.Pending}} that may be a delay</span>{{end}}</tr>
+{{end}}</table>
+{{with .File}}<p><code>{{.Path}}</code>: {{if .Error}}<span class="bad">{{.Error}}</span>{{else if .Differences}}<span class="bad">differs</span>{{else}}<span class="ok">as Myelin would write it</span>{{end}}{{range .Differences}}<br>{{.}}{{end}}</p>{{end}}
+{{end}}<h2>Services</h2>
 <table><tr><th>service<th>path<th class="n">listed<th class="n">active<th class="n">ready<th class="n">rejected<th>last change<th>note</tr>
 {{range .Services}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td class="n">{{.Listed}}<td class="n">{{.Active}}<td class="n">{{ready $ .Backend}}<td class="n">{{len .Rejected}}<td>{{ago .Changed}}<td>{{if .FromDisk}}<span class="bad">from disk, as it was {{ago .FromDisk}}: nothing heard yet</span>{{else if .Guard.Held}}<span class="bad">{{.Guard.Held}} of them are held{{with .HeldFrom}}, first {{ago .}}{{end}}: {{.Held}}</span>{{else if and .Held .Known}}<span class="bad">the last good set stays: {{.Held}}</span>{{else if .Held}}no instance is known: {{.Held}}{{else if not .Known}}nothing heard yet{{end}}{{if .Reason}} <span class="note">changes by {{.Rung}}: {{.Reason}}</span>{{end}}</tr>
 {{range .Guard.Holds}}<tr><td><td colspan="7" class="bad">held: {{len .Instances}}, first {{ago .Since}}{{with .Until}}, {{in .}}{{end}}: {{.Reason}}: {{range $i, $e := .Instances}}{{if lt $i 20}}<code>{{$e}}</code> {{end}}{{end}}{{if gt (len .Instances) 20}}and more{{end}}</tr>
@@ -150,6 +157,6 @@ var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
 <h2>HAProxy</h2>
 <table>{{range .HAProxy}}<tr><td>{{.Socket}}<td>{{if .Connected}}<span class="ok">answers</span>, version {{.Version}}, pid {{.Pid}}, {{.Rounds}} rounds{{else}}<span class="bad">no answer</span> since {{ago .Since}}: {{.Error}}{{end}}
 {{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
-<tr><td>{{.File.Path}}<td>{{if .File.Error}}<span class="bad">{{.File.Error}}</span>{{else}}written {{ago .File.Written}}{{end}}{{with .File.Reload}}, {{.Reloads}} reloads{{end}}{{if .File.Pending}}, <span class="bad">reload due: {{.File.Pending}}</span>{{end}}</tr></table>
+{{if not .Shadow}}<tr><td>{{.File.Path}}<td>{{if .File.Error}}<span class="bad">{{.File.Error}}</span>{{else}}written {{ago .File.Written}}{{end}}{{with .File.Reload}}, {{.Reloads}} reloads{{end}}{{if .File.Pending}}, <span class="bad">reload due: {{.File.Pending}}</span>{{end}}</tr>{{end}}</table>
 </html>
 `))

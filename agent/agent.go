@@ -44,6 +44,9 @@ type Options struct {
 	// DeleteAfter is how long a server that left stays in HAProxy, in maintenance, before it is deleted. 0: a minute,
 	// and ten before HAProxy 3.0.
 	DeleteAfter time.Duration
+
+	// Shadow has the agent change nothing, and tell what it would change. nil: it drives HAProxy.
+	Shadow *ShadowOptions
 }
 
 // Registrar is what the status shows of a registrar in the same process.
@@ -67,6 +70,7 @@ type Agent struct {
 	heardOnce sync.Once
 
 	sessions *Sessions
+	book     *shadowBook   // nil: it is no shadow
 	looks    chan struct{} // those who ask a HAProxy for others, see Servers
 
 	current atomic.Pointer[generation]
@@ -78,8 +82,14 @@ func New(o Options) *Agent {
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
 	}
+	var book *shadowBook
+	if o.Shadow != nil {
+		book = newShadowBook(*o.Shadow)
+		o.Config, o.Claims = ofShadow(o.Config), nil
+	}
 	return &Agent{
-		o: o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
+		book: book,
+		o:    o, log: o.Log.WithField("component", "agent"), started: time.Now(), converged: make(chan struct{}),
 		reloads: make(chan *reload), releases: make(chan release), ready: make(chan struct{}), sessions: sessions,
 		looks: make(chan struct{}, liveAtOnce),
 	}
@@ -142,6 +152,9 @@ func (a *Agent) serve(ctx context.Context, g *generation) *reload {
 // another agent drives HAProxy through; the old one stays in force then. It blocks until the new configuration runs or
 // ctx is done.
 func (a *Agent) Reload(ctx context.Context, cfg *config.Agent) error {
+	if a.book != nil {
+		cfg = ofShadow(cfg)
+	}
 	cfg = withNames(ctx, cfg)
 	if err := a.judge(ctx, cfg); err != nil {
 		return err
@@ -298,6 +311,9 @@ func (a *Agent) Status() Status {
 	st := Status{Version: a.o.Version, Started: a.started, Services: []ServiceStatus{}, ZooKeeper: a.sessions.Statuses()}
 	if g := a.current.Load(); g != nil {
 		g.fill(&st)
+	}
+	if a.book != nil {
+		st.Shadow = a.book.status()
 	}
 	for i, s := range st.Services {
 		if s.Path != "" {

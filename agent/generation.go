@@ -35,6 +35,7 @@ type generation struct {
 	composer *composer
 	file     *filekeeper
 	haproxys []*reconciler
+	shadows  []*shadow        // in their stead, where nothing is to be changed
 	process  *haproxy.Process // nil: somebody else runs HAProxy
 	wakes    []chan struct{}  // one per consumer of wanted
 	kept     *snapshots
@@ -119,17 +120,25 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		g.wakes = append(g.wakes, w)
 		return w
 	}
-	g.file = newFilekeeper(c, g.wanted.Load, wake(), text, a.o)
+	driven := c // under which HAProxy and its files are changed
+	if a.book != nil {
+		driven = handsOff(c)
+	}
+	g.file = newFilekeeper(driven, g.wanted.Load, wake(), text, a.o)
 	g.kept = &snapshots{
 		store: store, services: c.Services, bases: g.bases, heard: func() map[string]time.Time { return a.Status().heard(time.Now()) },
 		wake: wake(), inForce: g.inForce, log: a.log, saved: make([]*discovery.Snapshot, len(c.Services)),
 	}
-	g.exports = g.newExports(c, state, wake())
+	g.exports = g.newExports(driven, state, wake())
 	g.consumer = newConsumers(c, a.o.Version, a.sessions, a.log)
-	if c.HAProxy.Run {
+	if a.book != nil {
+		g.shadows = g.newShadows(c, a.book, wake)
+		a.book.keep(g.shadowed())
+	}
+	if driven.HAProxy.Run {
 		g.process = g.file.process
 	}
-	if c.HAProxy.DoSocket {
+	if driven.HAProxy.DoSocket {
 		for i, socket := range c.HAProxy.SocketFilePaths {
 			var suspect <-chan struct{} // nil: nobody tells, so the process is looked at periodically
 			if i == 0 && g.process != nil {
@@ -201,6 +210,9 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.consumer.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
+	}
+	for _, s := range g.shadows {
+		all.Go(func() { s.run(ctx) })
 	}
 	if g.process != nil {
 		all.Go(func() { g.process.Run(ctx) })
@@ -414,6 +426,15 @@ func (g *generation) waiting() []string {
 			out = append(out, "HAProxy at "+r.socket+": not everything wanted is applied")
 		}
 	}
+	for _, s := range g.shadows {
+		switch st := s.status.Load(); {
+		case s.reached.Load() == g.wanted.Load():
+		case st.Error != "":
+			out = append(out, "HAProxy at "+s.target()+": "+st.Error)
+		default:
+			out = append(out, "HAProxy at "+s.target()+": not everything is compared")
+		}
+	}
 	if s := g.file.status(); s.Error != "" {
 		out = append(out, "file "+s.Path+": "+s.Error)
 	} else if s.Pending != "" {
@@ -442,6 +463,11 @@ func (g *generation) stuck(now time.Time) []string {
 	for _, r := range g.haproxys {
 		if last := r.beat.Load(); last != 0 && now.Sub(time.Unix(0, last)) > 3*socketTimeout {
 			out = append(out, "HAProxy at "+r.socket)
+		}
+	}
+	for _, s := range g.shadows {
+		if last := s.beat.Load(); last != 0 && now.Sub(time.Unix(0, last)) > auditEvery+3*socketTimeout {
+			out = append(out, "shadow of "+s.target())
 		}
 	}
 	return out
@@ -480,6 +506,11 @@ func (g *generation) fill(st *Status) {
 			c := *s
 			c.Backends = maps.Clone(s.Backends)
 			st.HAProxy = append(st.HAProxy, c)
+		}
+	}
+	for _, s := range g.shadows {
+		if s.socket != "" {
+			st.HAProxy = append(st.HAProxy, *s.status.Load())
 		}
 	}
 	st.File = g.file.status()

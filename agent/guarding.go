@@ -61,6 +61,9 @@ func (g *generation) weigh() {
 		}
 		all = append(all, st)
 	}
+	for _, s := range g.shadows {
+		all = append(all, s.status.Load())
+	}
 	w := g.wanted.Load()
 	backends := map[string]string{}
 	for name, b := range w.backends {

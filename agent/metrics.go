@@ -83,12 +83,16 @@ var (
 	descServers   = prometheus.NewDesc("myelin_haproxy_servers", "Servers that the HAProxy at a socket has. None are told of one that does not answer.", []string{"socket", "backend", "state"}, nil)
 	descRung      = prometheus.NewDesc("myelin_haproxy_rung", "1 for the way in which HAProxy takes changes of a backend's servers.", []string{"backend", "rung"}, nil)
 	descReloads   = prometheus.NewDesc("myelin_haproxy_reloads_total", "Reloads of HAProxy that Myelin asked for, by reason.", []string{"reason"}, nil)
+	descWould     = prometheus.NewDesc("myelin_shadow_would_change", "Steps that a shadow would take in a backend, due for longer than its grace, by kind; 0 steps of a kind have no series but after such a step.", []string{"backend", "op"}, nil)
+	descLasted    = prometheus.NewDesc("myelin_shadow_differences_total", "Differences that a shadow has seen last for longer than its grace, by kind.", []string{"backend", "op"}, nil)
+	descAgreed    = prometheus.NewDesc("myelin_shadow_agreed_seconds", "How long HAProxy has had what the shadow would have; 0 while it has not, and no value while it cannot be asked.", []string{"backend"}, nil)
+	descFileDiff  = prometheus.NewDesc("myelin_shadow_file_differences", "Ways in which haproxy.cfg is not as the shadow would write it.", nil, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	c.sessions.Describe(ch)
-	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descGuarded, descDecided, descServers, descRung, descReloads, descUp} {
+	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descGuarded, descDecided, descServers, descRung, descReloads, descUp, descWould, descLasted, descAgreed, descFileDiff} {
 		ch <- d
 	}
 }
@@ -179,6 +183,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(ch, descReloads, n, reason)
 		}
 	}
+	if st.Shadow != nil {
+		st.Shadow.collect(ch, time.Now())
+	}
 	for _, h := range st.HAProxy {
 		gauge(ch, descUp, bit(h.Connected), h.Socket)
 		if !h.Connected {
@@ -189,6 +196,47 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(ch, descServers, float64(n.Drain), h.Socket, name, "drain")
 			gauge(ch, descServers, float64(n.Maint), h.Socket, name, "maint")
 		}
+	}
+}
+
+// collect exports what a shadow has found. Several HAProxys count together: what would be done to a backend is the sum,
+// and it agrees for as long as all of them do.
+func (s *ShadowStatus) collect(ch chan<- prometheus.Metric, now time.Time) {
+	type key struct{ backend, op string }
+	due, lasted := map[key]int{}, map[key]uint64{}
+	agreed, unknown := map[string]float64{}, map[string]bool{}
+	for _, b := range s.Backends {
+		for op, n := range b.Lasted {
+			lasted[key{b.Backend, op}] += n
+			due[key{b.Backend, op}] += b.Due[op]
+		}
+		if b.State == shadowUnknown {
+			unknown[b.Backend] = true
+			continue
+		}
+		seconds := 0.0
+		if b.State == shadowAgrees {
+			seconds = since(now, b.Since).Seconds()
+		}
+		if old, several := agreed[b.Backend]; !several || seconds < old {
+			agreed[b.Backend] = seconds
+		}
+	}
+	for k, n := range lasted {
+		counter(ch, descLasted, n, k.backend, k.op)
+	}
+	for k, n := range due {
+		if !unknown[k.backend] {
+			gauge(ch, descWould, float64(n), k.backend, k.op)
+		}
+	}
+	for backend, seconds := range agreed {
+		if !unknown[backend] {
+			gauge(ch, descAgreed, seconds, backend)
+		}
+	}
+	if s.File != nil && s.File.Error == "" {
+		gauge(ch, descFileDiff, float64(len(s.File.Differences)))
 	}
 }
 

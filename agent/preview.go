@@ -26,7 +26,11 @@ type Preview struct {
 	Reload  string          // why a reload is needed; empty: none is
 	Unheard bool            // the registry did not answer for every service
 	Notes   []string        // what could not be found out, and what was used instead
-	Rungs   []RungPreview   // how HAProxy takes changes, by backend; without those that HAProxy was not asked about
+
+	// Differences say how the file differs from what is on disk, as far as HAProxy minds; see haproxy.CompareFiles.
+	Differences []string
+
+	Rungs []RungPreview // how HAProxy takes changes, by backend; without those that HAProxy was not asked about
 }
 
 // RungPreview is how HAProxy takes changes of one backend's servers.
@@ -45,7 +49,7 @@ type TargetPreview struct {
 
 // Pending tells whether there is anything to do.
 func (p Preview) Pending() bool {
-	return p.Written || p.Reload != "" || slices.ContainsFunc(p.Targets, func(t TargetPreview) bool { return len(t.Plan) > 0 })
+	return p.Written || len(p.Differences) > 0 || p.Reload != "" || slices.ContainsFunc(p.Targets, func(t TargetPreview) bool { return len(t.Plan) > 0 })
 }
 
 // NewPreview reads the registry until ctx is done or every service has been heard of, then the file and each HAProxy.
@@ -100,7 +104,9 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 	p.Rungs = rungs(l, w)
 	p.File = w.file.Render(w.forFile(newQuarantine(), l))
 	if c.HAProxy.DoWrites && c.HAProxy.ConfigFilePath != "" {
-		p.Written = !bytes.Equal(p.File, text)
+		if p.Written = !bytes.Equal(p.File, text); p.Written && len(text) > 0 {
+			p.Differences = haproxy.CompareFiles(text, p.File)
+		}
 	}
 	if asked && !c.HAProxy.DoSocket && p.Written {
 		p.Reload = "do_socket is off, so every change needs one"

@@ -124,6 +124,17 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the answer: table, wide or json")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long a question may take")
 	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error (default: the file's, else info)")
+	words := func(words ...string) cobra.CompletionFunc {
+		return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
+	}
+	for flag, fixed := range map[string]cobra.CompletionFunc{
+		"output":    words("table", "wide", "json"),
+		"log-level": words("debug", "info", "warn", "error"),
+		"zookeeper": cobra.NoFileCompletions,
+		"timeout":   cobra.NoFileCompletions,
+	} {
+		cobra.CheckErr(root.RegisterFlagCompletionFunc(flag, fixed))
+	}
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if a.output != "table" && a.output != "wide" && a.output != "json" {
 			return usage("output %q: write table, wide or json", a.output)
@@ -132,7 +143,7 @@ func (a *app) root() *cobra.Command {
 			return err
 		}
 		if a.zookeeper == "" {
-			a.zookeeper, _ = a.env("MYELIN_ZOOKEEPER")
+			a.zookeeper, _ = a.env(zookeeperVariable)
 		}
 		return nil
 	}
@@ -158,6 +169,7 @@ func (a *app) root() *cobra.Command {
 		if c.Args != nil {
 			c.Args = usageArgs(c.Args)
 		}
+		a.complete(c)
 		root.AddCommand(c)
 	}
 	return root

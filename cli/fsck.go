@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/fsck"
 )
@@ -53,7 +54,7 @@ func (a *app) fsckCommand() *cobra.Command {
 // add adds the flags that fsck and gc have in common.
 func (f *inspectionFlags) add(c *cobra.Command) {
 	c.Flags().DurationVar(&f.olderThan, "older-than", 24*time.Hour, "how long a persistent node was not written before it counts as left behind")
-	c.Flags().StringVar(&f.overrides, "overrides", "", "`PATH` of the overrides (default: overrides_path of -c FILE, else "+defaultOverrides+")")
+	c.Flags().StringVar(&f.overrides, "overrides", "", "`PATH` of the overrides (default: overrides_path of -c FILE, else "+config.DefaultOverridesPath+")")
 	c.Flags().StringVar(&f.consumers, "consumers", "", "`PATH` where agents say what they read (default: consumers_path of -c FILE)")
 }
 

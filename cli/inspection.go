@@ -15,9 +15,6 @@ import (
 	"github.com/myelin-sd/myelin/fsck"
 )
 
-// defaultOverrides is where overrides are unless a file says otherwise.
-const defaultOverrides = "/myelin/overrides"
-
 // mostNodes bounds what one inspection reads of an ensemble, and with that its memory: some 300 bytes for each node.
 const mostNodes = 1_000_000
 
@@ -47,7 +44,8 @@ type inspectionFlags struct {
 	overrides, consumers string
 }
 
-// inspections are what is to be looked at: a root, or the services of the file, ensemble by ensemble.
+// inspections are what is to be looked at: a root, or the services of the file, ensemble by ensemble. Overrides lie in
+// the ensemble of the file's top level.
 func (a *app) inspections(args []string, f inspectionFlags) ([]inspection, error) {
 	if f.olderThan < 0 {
 		return nil, usage("--older-than %s: write a time from 0", f.olderThan)
@@ -56,68 +54,74 @@ func (a *app) inspections(args []string, f inspectionFlags) ([]inspection, error
 	if err != nil {
 		return nil, err
 	}
-	paths, err := a.inspectedPaths()
+	overrides, consumers, err := a.inspectedPaths()
 	if err != nil {
 		return nil, err
 	}
-	paths.overrides, paths.consumers = cmp.Or(f.overrides, paths.overrides), cmp.Or(f.consumers, paths.consumers)
-	for _, p := range append([]string{paths.overrides, paths.consumers}, args...) {
+	overrides, consumers = cmp.Or(f.overrides, overrides), cmp.Or(f.consumers, consumers)
+	for _, p := range append([]string{overrides, consumers}, args...) {
 		if p != "" && !strings.HasPrefix(p, "/") {
 			return nil, usage("%q is not a path in ZooKeeper: it does not begin with /", p)
 		}
 	}
-	var all []inspection
-	at := func(zk config.ZooKeeper) *inspection {
-		i := slices.IndexFunc(all, func(i inspection) bool { return agent.SameAccess(i.zk, zk) })
-		if i < 0 {
-			i, all = len(all), append(all, inspection{
-				zk: zk, services: map[string]string{}, zones: map[string]string{}, overrides: paths.overrides, consumers: paths.consumers,
-			})
-		}
-		return &all[i]
-	}
-	for _, s := range r.services {
-		if s.Discovery.Path == "" {
-			continue
-		}
-		i := at(s.Discovery.ZooKeeper)
-		i.services[s.Discovery.Path] = s.Name
-		if s.Zone != nil {
-			i.zones[s.Discovery.Path] = s.Zone.Label
-		}
-		i.roots, i.lenient = append(i.roots, s.Discovery.Path), true
-	}
+	all := inspectionsOf(r.services, consumers)
 	if len(args) > 0 || len(all) == 0 {
-		root := "/services"
+		root := defaultRoot
 		if len(args) > 0 {
 			root = path.Clean(args[0])
 		}
-		i := at(r.zk)
-		i.roots, i.lenient, i.whole = []string{root}, false, root == "/services" || root == "/"
-		all = []inspection{*i}
+		i := inspection{zk: r.zk, consumers: consumers}
+		if j := slices.IndexFunc(all, func(i inspection) bool { return agent.SameAccess(i.zk, r.zk) }); j >= 0 {
+			i = all[j] // the file says what its services are called
+		}
+		i.roots, i.lenient, i.whole = []string{root}, false, root == defaultRoot || root == "/"
+		all = []inspection{i}
 	}
 	for i := range all {
 		all[i].roots = outermost(all[i].roots)
+		if agent.SameAccess(all[i].zk, r.zk) {
+			all[i].overrides = overrides
+		}
 	}
 	return all, nil
 }
 
+// inspectionsOf are those of the services of a file.
+func inspectionsOf(services []config.Service, consumers string) (all []inspection) {
+	for _, s := range services {
+		if s.Discovery.Path == "" {
+			continue
+		}
+		i := slices.IndexFunc(all, func(i inspection) bool { return agent.SameAccess(i.zk, s.Discovery.ZooKeeper) })
+		if i < 0 {
+			i, all = len(all), append(all, inspection{
+				zk: s.Discovery.ZooKeeper, services: map[string]string{}, zones: map[string]string{}, consumers: consumers, lenient: true,
+			})
+		}
+		in := &all[i]
+		in.roots = append(in.roots, s.Discovery.Path)
+		in.services[s.Discovery.Path] = s.Name
+		if s.Zone != nil {
+			in.zones[s.Discovery.Path] = s.Zone.Label
+		}
+	}
+	return all
+}
+
 // inspectedPaths are the paths of overrides and of consumers that the file names.
-func (a *app) inspectedPaths() (p inspection, err error) {
-	p.overrides = defaultOverrides
+func (a *app) inspectedPaths() (overrides, consumers string, err error) {
 	if a.configFile == "" {
-		return p, nil
+		return config.DefaultOverridesPath, "", nil
 	}
 	kind, err := config.Detect(a.configFile, a.options(false))
 	if err != nil || kind == config.KindRegistrar {
-		return p, err
+		return config.DefaultOverridesPath, "", err
 	}
 	c, _, err := config.LoadAgent(a.configFile, a.options(false))
 	if err != nil {
-		return p, err
+		return "", "", err
 	}
-	p.overrides, p.consumers = c.OverridesPath, c.ConsumersPath
-	return p, nil
+	return c.OverridesPath, c.ConsumersPath, nil
 }
 
 // outermost leaves out what lies below another one, and what is there twice.

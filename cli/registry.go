@@ -16,6 +16,11 @@ import (
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
+const (
+	zookeeperVariable = "MYELIN_ZOOKEEPER"
+	defaultRoot       = "/services" // where services are, if nobody says something else
+)
+
 // registry is what the question commands read from: an ensemble, and the services of the file, if one was given.
 type registry struct {
 	zk       config.ZooKeeper
@@ -76,7 +81,7 @@ func (r registry) path(name string) (string, config.ZooKeeper) {
 			return s.Discovery.Path, s.Discovery.ZooKeeper
 		}
 	}
-	return "/services/" + name, r.zk
+	return defaultRoot + "/" + name, r.zk
 }
 
 // sessionTimeout of questions: short, so that an answer "cannot be reached" does not take long.

@@ -24,7 +24,7 @@ func (a *app) servicesCommand() *cobra.Command {
 			if len(args) == 0 && len(r.services) > 0 {
 				return a.fileServices(c.Context(), r)
 			}
-			root := "/services"
+			root := defaultRoot
 			if len(args) == 1 {
 				root = args[0]
 			}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -109,8 +110,8 @@ func changes(before *discovery.Snapshot, now discovery.Snapshot) []event {
 		delete(old, in.Node)
 		if !there {
 			add("join", in, describe(in))
-		} else if a, b := describe(was), describe(in); a != b || was.Endpoint != in.Endpoint {
-			add("change", in, a+" -> "+b)
+		} else if d := difference(was, in); d != "" {
+			add("change", in, d)
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(old)) {
@@ -122,6 +123,18 @@ func changes(before *discovery.Snapshot, now discovery.Snapshot) []event {
 		}
 	}
 	return out
+}
+
+// difference says what is another in a registration; empty: nothing that matters to those who use it.
+func difference(was, in discovery.Instance) string {
+	var parts []string
+	if was.Endpoint != in.Endpoint {
+		parts = append(parts, was.Endpoint.String()+" -> "+in.Endpoint.String())
+	}
+	if a, b := describe(was), describe(in); a != b {
+		parts = append(parts, cmp.Or(a, "-")+" -> "+cmp.Or(b, "-"))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func describe(in discovery.Instance) string {
@@ -143,7 +156,9 @@ func describe(in discovery.Instance) string {
 
 func (a *app) printEvent(e event) {
 	if a.output == "json" {
-		json.NewEncoder(a.out).Encode(e)
+		enc := json.NewEncoder(a.out)
+		enc.SetEscapeHTML(false)
+		enc.Encode(e)
 		return
 	}
 	fmt.Fprintf(a.out, "%s  %-7s %s  %s  %s  %s\n", e.At.Format("15:04:05.000"), e.Event, e.Service, e.Address, e.Name, e.Detail)

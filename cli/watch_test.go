@@ -44,7 +44,7 @@ func TestChanges(t *testing.T) {
 		{"a=10.0.0.1:80 b=10.0.0.2:80", "b=10.0.0.2:80 c=10.0.0.3:80", "join 10.0.0.3:80 c; leave 10.0.0.1:80 a"},
 		{"a=10.0.0.1:80*5", "a=10.0.0.1:80*7", "change 10.0.0.1:80 a weight=5 -> weight=7"},
 		{"a=10.0.0.1:80*5", "a=10.0.0.1:80*5~", "change 10.0.0.1:80 a weight=5 -> weight=5 leaving"},
-		{"a=10.0.0.1:80", "a=10.0.0.1:81", "change 10.0.0.1:81 a  -> "},
+		{"a=10.0.0.1:80", "a=10.0.0.1:81", "change 10.0.0.1:81 a 10.0.0.1:80 -> 10.0.0.1:81"},
 		{"a=10.0.0.1:80", "missing", "missing   the path does not exist; leave 10.0.0.1:80 a"},
 		{"missing", "a=10.0.0.1:80", "present   the path exists; join 10.0.0.1:80 a"},
 		{"b!host", "b!host", ""},

@@ -15,7 +15,7 @@ type Agent struct {
 	Admin         Admin
 	ControlSocket ControlSocket // where the agent takes orders
 	Log           Log
-	OverridesPath string // path in ZooKeeper; default /myelin/overrides
+	OverridesPath string // path in ZooKeeper; default /myelin/overrides; empty: overrides are not honoured
 	ConsumersPath string // path in ZooKeeper where agents say what they read; empty: nowhere
 	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
 	Statsd        *Statsd
@@ -198,6 +198,7 @@ type HAProxy struct {
 	HealthGate            bool          // default of the services' own
 	DeleteAfter           time.Duration // of servers that left; 0: a minute, ten before HAProxy 3.0
 	ShutdownSessionsAfter time.Duration // of servers that left and still have sessions; 0: never
+	ManualChanges         time.Duration // what others set on the socket stays for so long; 0: it is corrected at once; default 1h
 }
 
 // Section is one hand-written section of haproxy.cfg.

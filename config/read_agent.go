@@ -12,6 +12,8 @@ import (
 const (
 	DefaultAdminListen     = "127.0.0.1:3213" // where an agent serves its status, unless told otherwise
 	DefaultRegistrarListen = "127.0.0.1:3214" // and a registrar
+
+	DefaultOverridesPath = "/myelin/overrides" // where overrides are in ZooKeeper, unless told otherwise
 )
 
 // agent reads an agent's file.
@@ -36,8 +38,8 @@ func (r *reader) agent(d *document) *Agent {
 	a.Log = root.log()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
-	root.later("overrides_path", "statsd")
-	a.OverridesPath = root.znode("overrides_path", "/myelin/overrides")
+	root.later("statsd")
+	a.OverridesPath = root.overridesPath()
 	a.ConsumersPath = root.znode("consumers_path", "")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
@@ -160,6 +162,14 @@ func (t *table) statsd() *Statsd {
 		}
 	}
 	return out
+}
+
+// overridesPath is where operators' overrides are; empty when they are switched off.
+func (t *table) overridesPath() string {
+	if n := t.value("overrides_path"); n != nil && n.kind == text && (n.text == "" || n.text == "off") {
+		return ""
+	}
+	return t.znode("overrides_path", DefaultOverridesPath)
 }
 
 // service reads one service of the agent.

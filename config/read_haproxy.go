@@ -23,7 +23,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 		Present: n != nil, Binary: "haproxy", BindAddress: "127.0.0.1",
 		DoWrites: true, DoSocket: true, DoReloads: true, UseNerveWeights: true,
 		RestartInterval: 2 * time.Second, StateFileTTL: 24 * time.Hour,
-		RegistryOptions: DefaultRegistryOptions(), MaxServers: 20000,
+		RegistryOptions: DefaultRegistryOptions(), MaxServers: 20000, ManualChanges: time.Hour,
 	}
 	t := root.sub("haproxy")
 	if t == nil {
@@ -60,6 +60,7 @@ func (r *reader) haproxy(root *table, stateDir string) HAProxy {
 	h.HealthGate = t.flag("health_gate", false)
 	h.DeleteAfter = t.duration("delete_after", 0, 0)
 	h.ShutdownSessionsAfter = t.duration("shutdown_sessions_after", 0, 0)
+	h.ManualChanges = t.duration("manual_changes", h.ManualChanges, 0)
 	h.StateFilePath = t.filePath("state_file_path", "")
 	h.StateFileTTL = t.duration("state_file_ttl", h.StateFileTTL, 0)
 	t.ignored("max_server_id", "ids follow from the servers' addresses and are at most 1048575")

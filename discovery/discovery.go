@@ -61,6 +61,17 @@ type Snapshot struct {
 	// until then nothing is known of it. Never changed.
 	Data     []byte
 	DataRead bool
+
+	// Children are the path's nodes as they were read, sorted by name, where the source was asked for them; there are no
+	// Instances then. One that cannot be read at present is as it was read last. Never changed.
+	Children []Child
+}
+
+// Child is a node below a path, as it was read.
+type Child struct {
+	Name     string
+	Data     []byte
+	Revision int32 // version of the data
 }
 
 // Tree places what was read in the history of the registry: in ZooKeeper the transaction that created the path's own

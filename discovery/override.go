@@ -23,8 +23,8 @@ const (
 	ActionEnable Action = "enable" // as registered, although a wider override asks for something else
 )
 
-// Target is what an override is about: one instance (all three are set), all instances of a service on a host (no
-// port), a service, or a host with whatever it runs. Its zero value is no target.
+// Target is what an override is about: one instance (all three are set; without a service whatever listens there), all
+// instances of a service on a host (no port), a service, or a host with whatever it runs. Its zero value is no target.
 type Target struct {
 	Service string // name of the service as agents call it; empty: any
 	Host    string // as in the registration, lower-case; empty: any
@@ -38,27 +38,6 @@ func (t Target) String() string {
 		host = net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
 	}
 	return strings.TrimSpace(t.Service + " " + host)
-}
-
-// covers tells whether t is about the instance at e of the service.
-func (t Target) covers(service string, e Endpoint) bool {
-	return (t.Service == "" || t.Service == service) && (t.Host == "" || t.Host == e.Host()) && (t.Port == 0 || t.Port == e.Port())
-}
-
-// rank is higher for a narrower target: an instance goes before a host of a service, that before a host, and that
-// before a service.
-func (t Target) rank() int {
-	rank := 0
-	if t.Service != "" {
-		rank++
-	}
-	if t.Host != "" {
-		rank += 2
-	}
-	if t.Port != 0 {
-		rank += 4
-	}
-	return rank
 }
 
 // Override is what an operator wants of instances until further notice, or until a time. It lies in the registry and is
@@ -84,19 +63,65 @@ func (o Override) InForce(now time.Time) bool { return o.Until.IsZero() || now.B
 type Overrides []Override
 
 // For returns the override that counts for the instance at e of the service: of those that are in force and about it
-// the one with the narrowest target. nil: there is none, or the narrowest says that it is as registered.
+// the one with the narrowest target; of several with the same target the one that was made last. It may be an
+// ActionEnable, under which the instance is as registered. nil: there is none.
 func (all Overrides) For(service string, e Endpoint, now time.Time) *Override {
-	var best *Override
+	return all.Of(service, now).For(e)
+}
+
+// Of are those that may count for instances of a service at now. Each instance then costs a few look-ups, however many
+// there are.
+func (all Overrides) Of(service string, now time.Time) ServiceOverrides {
+	var s ServiceOverrides
 	for i := range all {
 		o := &all[i]
-		if !o.InForce(now) || !o.covers(service, e) {
+		if !o.InForce(now) || o.Service != "" && o.Service != service {
 			continue
 		}
-		if best == nil || o.rank() > best.rank() || o.rank() == best.rank() && o.Created.After(best.Created) {
-			best = o
+		if s.by == nil {
+			s = ServiceOverrides{service, map[Target]*Override{}}
+		}
+		if best := s.by[o.Target]; best == nil || o.Created.After(best.Created) {
+			s.by[o.Target] = o
 		}
 	}
-	return best
+	return s
+}
+
+// ServiceOverrides are the overrides that may count for instances of one service. The zero value has none. It is never
+// changed.
+type ServiceOverrides struct {
+	service string
+	by      map[Target]*Override
+}
+
+// None tells that there are none.
+func (s ServiceOverrides) None() bool { return len(s.by) == 0 }
+
+// For returns the one that counts for the instance at e, as Overrides.For does.
+func (s ServiceOverrides) For(e Endpoint) *Override {
+	if s.None() {
+		return nil
+	}
+	host := e.Host()
+	for _, t := range targets(s.service, host, e.Port()) {
+		if o := s.by[t]; o != nil {
+			return o
+		}
+	}
+	return nil
+}
+
+// targets are all that are about one instance, the narrowest first: an instance goes before a host of a service, that
+// before a host, and that before a service.
+func targets(service, host string, port uint16) [5]Target {
+	return [5]Target{
+		{Service: service, Host: host, Port: port},
+		{Host: host, Port: port},
+		{Service: service, Host: host},
+		{Host: host},
+		{Service: service},
+	}
 }
 
 // Next is when the first of those in force ends; zero: none does by itself.
@@ -127,7 +152,7 @@ type storedOverride struct {
 const (
 	maxAuthor         = 128
 	maxOverrideReason = 512
-	maxOverride       = 4096 // bytes of a node's data
+	maxOverride       = 8192 // bytes of a node's data; what is left of it holds the longest texts, escaped
 )
 
 // EncodeOverride returns the data of o's node. It refuses what DecodeOverride would.
@@ -164,7 +189,7 @@ func DecodeOverride(node string, data []byte) (Override, error) {
 	}
 	o := Override{
 		Target: Target{Service: s.Service, Host: s.Host, Port: s.Port}, Action: s.Action, Percent: s.Percent,
-		Author: s.Author, Reason: s.Reason, Created: s.Created, Until: s.Until, Node: node,
+		Author: s.Author, Reason: s.Reason, Created: s.Created.UTC(), Until: s.Until.UTC(), Node: node,
 	}
 	if s.Weight != nil {
 		o.Weight = *s.Weight
@@ -182,8 +207,8 @@ func (o *Override) check(weighted bool) error {
 		return errors.New("it is about nothing: neither service nor host is given")
 	case o.Port != 0 && o.Host == "":
 		return errors.New("a port without a host")
-	case strings.Contains(o.Service, "/"), len(o.Service) > 255:
-		return fmt.Errorf("service %s: not a service's name", quote(o.Service))
+	case o.Service != "" && !serviceName(o.Service):
+		return fmt.Errorf("service %s: not a service's name: want letters, digits and _ . : -", quote(o.Service))
 	case !slices.Contains([]Action{ActionDrain, ActionMaint, ActionWeight, ActionEnable}, o.Action):
 		return fmt.Errorf("action %s: want drain, maint, weight or enable", quote(string(o.Action)))
 	case weighted != (o.Action == ActionWeight):
@@ -192,8 +217,12 @@ func (o *Override) check(weighted bool) error {
 		return errors.New("a percentage of no weight")
 	case o.Weight < 0, o.Weight > 256, o.Percent && o.Weight > 100:
 		return fmt.Errorf("weight %d: want 0 to 256, or 0 to 100 percent", o.Weight)
-	case len(o.Author) > maxAuthor, len(o.Reason) > maxOverrideReason:
-		return fmt.Errorf("author or reason is longer than %d or %d bytes", maxAuthor, maxOverrideReason)
+	case len(o.Author) > maxAuthor:
+		return fmt.Errorf("the author has more than %d bytes", maxAuthor)
+	case len(o.Reason) > maxOverrideReason:
+		return fmt.Errorf("the reason has more than %d bytes", maxOverrideReason)
+	case !writable(o.Created), !writable(o.Until):
+		return errors.New("a time is outside the years 0 to 9998")
 	}
 	if o.Host != "" {
 		e, err := ParseEndpoint(o.Host, int(cmp.Or(o.Port, 1)))
@@ -204,6 +233,19 @@ func (o *Override) check(weighted bool) error {
 	}
 	return nil
 }
+
+// serviceName tells whether s can be the name of a service of an agent.
+func serviceName(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_.:-", c) >= 0) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 255
+}
+
+// writable tells whether a time can be written as JSON in any time zone.
+func writable(t time.Time) bool { return t.UTC().Year() >= 0 && t.UTC().Year() < 9999 }
 
 // NodeName is the name of the node for overrides of t: one target has one override, and a later one replaces it.
 func (t Target) NodeName() string {

@@ -35,6 +35,9 @@ func (in *Instance) compareIdentity(o *Instance) int {
 // were written do not matter.
 func (s Snapshot) Equal(o Snapshot) bool {
 	return s.Service == o.Service && s.Missing == o.Missing && s.DataRead == o.DataRead && bytes.Equal(s.Data, o.Data) && sameInstances(s.Instances, o.Instances) &&
+		slices.EqualFunc(s.Children, o.Children, func(a, b Child) bool {
+			return a.Name == b.Name && a.Revision == b.Revision && bytes.Equal(a.Data, b.Data)
+		}) &&
 		slices.EqualFunc(s.Rejected, o.Rejected, func(a, b Rejection) bool {
 			a.Created, a.Modified, b.Created, b.Modified = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 			return a == b

@@ -16,6 +16,9 @@ import (
 type ClientOptions struct {
 	Timeout time.Duration // longest wait for one reply; 0: 5 s
 	Window  int           // commands that may be unanswered at a time, at most; 0: 16
+
+	// ReadOnly has Apply send nothing: each step fails with ErrReadOnly.
+	ReadOnly bool
 }
 
 const (
@@ -432,7 +435,10 @@ func (c *Client) run(ctx context.Context, err error, jobs []*job, window int) er
 		}
 	}
 	if err == nil && len(jobs) > 0 {
-		err = c.exchange(ctx, talk)
+		// Whatever changes HAProxy comes by here: Exec sends only what reads.
+		if err = ErrReadOnly; !c.options.ReadOnly {
+			err = c.exchange(ctx, talk)
+		}
 	}
 	if err != nil {
 		for _, group := range [][]*job{sent, begun, jobs} {

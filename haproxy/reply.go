@@ -22,6 +22,7 @@ var (
 	ErrVariableNotFound   = errors.New("no such variable")
 	ErrUnknownReply       = errors.New("unknown reply")
 	ErrHeldBack           = errors.New("held back")
+	ErrReadOnly           = errors.New("the connection is for reading only")
 	ErrConnectionUnusable = errors.New("the connection can no longer be used")
 )
 

@@ -26,6 +26,7 @@ type SourceOptions struct {
 
 	Data bool // the data of the path's own node come with the snapshots
 	Bare bool // only they do: the children are neither listed among the instances nor read
+	Raw  bool // the children come with the snapshots as they are, and are no instances: nothing is decoded
 
 	// Immutable says that nobody sets the data of a registered node: a change is another node, or the node deleted and
 	// created again. A reconnect that finds the directory unchanged then reads nothing. Nerve does set data.
@@ -56,6 +57,12 @@ type source struct {
 	service string
 	path    string // with the chroot
 	o       SourceOptions
+}
+
+func (r *source) view() *view {
+	v := newView(r.o.Decode)
+	v.raw = r.o.Raw
+	return v
 }
 
 const (
@@ -122,7 +129,7 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 	var e *epoch
 	defer func() { r.s.disarm(e, r.path, box) }()
 	var (
-		v        = newView(r.o.Decode)
+		v        = r.view()
 		t        task
 		due      agenda
 		latest   discovery.Snapshot

@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,11 +27,13 @@ type node struct {
 	settled      bool                 // it is in the sorted lists
 	dropped      bool                 // it left before it was
 	listed       uint64               // the last listing that had it
+	child        *discovery.Child     // as it is, where nothing is decoded
 }
 
 // view is what is known of one path's children. Its methods are pure but for the view itself.
 type view struct {
 	decode   Decode
+	raw      bool // children are kept as they are
 	nodes    map[string]*node
 	listings uint64
 
@@ -113,7 +116,7 @@ func (v *view) list(names []string) (unknown, gone []string) {
 
 // fromName decodes a child whose name carries the payload, which saves reading it; nil for all others.
 func (v *view) fromName(name string) *node {
-	if _, ok := discovery.DecodeName(name); !ok {
+	if _, ok := discovery.DecodeName(name); !ok || v.raw {
 		return nil
 	}
 	in, err := v.decode(name, nil)
@@ -141,6 +144,11 @@ func (n *node) same(r reading) bool {
 func (v *view) decoded(name string, r reading) *node {
 	n := &node{name: name, czxid: r.stat.Czxid, mzxid: r.stat.Mzxid}
 	created, modified := time.UnixMilli(r.stat.Ctime), time.UnixMilli(r.stat.Mtime)
+	if v.raw {
+		n.instance.Node = name
+		n.child = &discovery.Child{Name: name, Data: bytes.Clone(r.data), Revision: r.stat.Version}
+		return n
+	}
 	in, err := v.decode(name, r.data)
 	if err != nil {
 		reason := discovery.ReasonUndecodable
@@ -271,6 +279,22 @@ func (v *view) snapshot(service string, at time.Time) discovery.Snapshot {
 	if v.missing {
 		tree = discovery.Tree{}
 	}
-	return discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected,
+	snap := discovery.Snapshot{Service: service, Missing: v.missing, At: at, Instances: v.instances, Rejected: v.rejected,
 		Tree: tree, Data: v.data, DataRead: v.dataRead}
+	if v.raw {
+		snap.Instances, snap.Children = []discovery.Instance{}, v.children()
+	}
+	return snap
+}
+
+// children are the nodes as they are, sorted by name.
+func (v *view) children() []discovery.Child {
+	out := []discovery.Child{}
+	for _, n := range v.nodes {
+		if n.child != nil {
+			out = append(out, *n.child)
+		}
+	}
+	slices.SortFunc(out, func(a, b discovery.Child) int { return strings.Compare(a.Name, b.Name) })
+	return out
 }
