@@ -118,10 +118,10 @@ func (g *generation) newShadows(c *config.Agent, book *shadowBook, wake func() <
 	return out
 }
 
-// target is what is compared, in words for people.
+// target names what is compared: a socket, or the file.
 func (s *shadow) target() string {
 	if s.socket == "" {
-		return "file " + s.file
+		return s.file
 	}
 	return s.socket
 }
