@@ -167,6 +167,8 @@ func (a *app) root() *cobra.Command {
 		a.reportCommand(),
 		a.manCommand(),
 		a.doctorCommand(),
+		a.fsckCommand(),
+		a.gcCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {
