@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
-	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
@@ -116,79 +114,10 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	defer cancel()
 	err = question(ctx, s)
 	if err != nil && ctx.Err() != nil {
-		why := s.Status().Error
-		if why == "" {
-			why = "no answer"
-		}
-		return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)
+		return a.notHeard(zk, s)
 	}
 	return err
 }
 
-// nodeInfo is one registration as instances shows it. The JSON names are part of the interface.
-type nodeInfo struct {
-	Service  string         `json:"service"`
-	Node     string         `json:"node"`
-	Host     string         `json:"host,omitempty"`
-	Port     uint16         `json:"port,omitempty"`
-	Name     string         `json:"name"`
-	Weight   *int           `json:"weight"`
-	Labels   map[string]any `json:"labels"`
-	Session  string         `json:"session"`
-	Created  time.Time      `json:"created"`
-	Modified time.Time      `json:"modified"`
-	State    string         `json:"state"` // ok, leaving or rejected
-	Reason   string         `json:"reason,omitempty"`
-
-	options []string
-}
-
-// snapshot reads one path and decodes what lies in it.
-func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) ([]nodeInfo, error) {
-	snap, err := s.Snapshot(ctx, service, path)
-	if err != nil {
-		return nil, err
-	}
-	if snap.Missing {
-		return nil, fmt.Errorf("there is no %s in ZooKeeper; \"myelin services\" lists what there is", path)
-	}
-	infos := make([]nodeInfo, 0, len(snap.Instances)+len(snap.Rejected))
-	for _, in := range snap.Instances {
-		infos = append(infos, instanceInfo(service, in))
-	}
-	for _, r := range snap.Rejected {
-		infos = append(infos, nodeInfo{
-			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
-			State: "rejected", Reason: r.Reason + ": " + r.Detail,
-		})
-	}
-	return infos, nil
-}
-
-func instanceInfo(service string, in discovery.Instance) nodeInfo {
-	state := "ok"
-	if in.Leaving {
-		state = "leaving"
-	}
-	return nodeInfo{
-		Service: service, Node: in.Node, Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name,
-		Weight: in.Weight, Labels: orEmpty(in.Labels), Session: sessionID(in.Session), Created: in.Created,
-		Modified: in.Modified, State: state, options: in.ServerOptions,
-	}
-}
-
-// orEmpty makes labels an object in JSON, with or without entries.
-func orEmpty(labels map[string]any) map[string]any {
-	if labels == nil {
-		return map[string]any{}
-	}
-	return labels
-}
-
-// sessionID writes a session as ZooKeeper's own tools do; empty for a node that is not ephemeral.
-func sessionID(id int64) string {
-	if id == 0 {
-		return ""
-	}
-	return fmt.Sprintf("0x%x", uint64(id))
-}
+// nodeInfo is one registration as instances shows it. Its JSON is part of the interface.
+type nodeInfo = agent.InstanceInfo
