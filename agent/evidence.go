@@ -63,6 +63,7 @@ type AgentEvidence struct {
 	InForce   int        `json:"in_force"`            // instances in force
 	Missing   bool       `json:"missing,omitempty"`   // the path does not exist
 
+	Others   []string       `json:"others,omitempty"`   // instances that are nearly what was asked for, where it is not known
 	Nodes    []NodeEvidence `json:"nodes,omitempty"`    // as the agent read them last
 	Static   bool           `json:"static,omitempty"`   // a server of the configuration
 	Filtered string         `json:"filtered,omitempty"` // why it does not pass the filters

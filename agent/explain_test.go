@@ -46,7 +46,7 @@ func registered() Evidence {
 				Server: ServerStatus{
 					Socket: "/run/haproxy.sock", Server: "web-1_10.0.0.5:8080", Name: "web-1_10.0.0.5:8080", Address: "10.0.0.5:8080",
 					Wanted: "ready", WeightWanted: 10, Admin: "ready", Operational: "up", Weight: 10, Sessions: 3, Checked: true,
-					Check: "Layer7 check passed (L7OK), code 200, after 1 ms", Changed: ptr(before(3 * time.Hour)),
+					Check: "Layer7 check passed (L7OK), code 200, in 1ms", Changed: ptr(before(3 * time.Hour)),
 				},
 			}},
 		},
@@ -222,10 +222,10 @@ func situations() []struct {
 			st.Foreign = "maint instead of ready, for 3m12s"
 		})},
 		{"HAProxy's check fails", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, after 2 ms: Service Unavailable", ptr(before(45*time.Second))
+			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, in 2ms: Service Unavailable", ptr(before(45*time.Second))
 		})},
 		{"it answers checks with text of its own", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Operational, st.Check = "down", "Layer7 wrong status (L7STS), after 2 ms: x\x1b[2J\nmyelin: all is well"
+			st.Operational, st.Check = "down", "Layer7 wrong status (L7STS), in 2ms: x\x1b[2J\nmyelin: all is well"
 		})},
 		{"health gate not passed", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, st *ServerStatus) { a.Gate, st.Check = true, "" })},
 		{"a reload is due", with(lacking, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
@@ -243,7 +243,7 @@ func situations() []struct {
 		{"one of two HAProxys is behind", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			h := a.HAProxy[0]
 			h.Socket, h.Server.Socket = "/run/haproxy2.sock", "/run/haproxy2.sock"
-			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), after 2000 ms"
+			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
 			a.HAProxy = append(a.HAProxy, h)
 		})},
 		{"ZooKeeper is away", with(noZooKeeper)},

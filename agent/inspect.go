@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -224,6 +225,9 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		out.Filtered = failedFilter(staying[0], ins.v)
 	}
 	out.Held = ins.hold(e)
+	if len(out.Nodes) == 0 && !out.Static && out.Held == nil {
+		out.Others = ins.near(text)
+	}
 
 	active := ins.activeOf(e, served)
 	out.Active = len(active) > 0
@@ -253,6 +257,19 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		out.HAProxy = append(out.HAProxy, ins.seen(&ins.haproxys[i], names, served, e == served || out.Active))
 	}
 	return out
+}
+
+// near are the instances in force that are most like a text that is not known.
+func (ins *inspection) near(text string) []string {
+	const most = 5
+	var all []string
+	for i := range ins.v.active {
+		all = append(all, ins.v.active[i].Endpoint.String())
+	}
+	if near := config.Nearest(text, all); near != "" {
+		return []string{near}
+	}
+	return all[:min(len(all), most)]
 }
 
 // activeOf are the instances in force that the one at e is. With backend_port_override several instances of a host may be
@@ -488,9 +505,9 @@ func (s *Summary) leave(x Explanation, o OutOfRotation) {
 	s.Out = append(s.Out, o)
 }
 
-// because is Why without the instance, which is known.
+// because is Why without the instance, and without that it gets no traffic, which is known.
 func (x Explanation) because() string {
-	return strings.TrimPrefix(x.Why, x.Instance+" ")
+	return strings.TrimPrefix(strings.TrimPrefix(x.Why, x.Instance+" "), "gets no traffic: ")
 }
 
 // count counts what HAProxys have.

@@ -92,11 +92,11 @@ func TestEvidenceOfARunningAgent(t *testing.T) {
 	for _, o := range s.Out {
 		got += fmt.Sprintf("%s%s: %s\n", o.Instance, o.Node, o.Why)
 	}
-	require.Equal(t, "127.0.0.1:83: gets no traffic: its weight is 0, as registered.\n"+
-		"127.0.0.1:84: gets no traffic: it does not pass the label filters: the label zone must not be \"a\", and it is \"a\".\n"+
-		"127.0.0.1:85: gets no traffic: there are more instances than haproxy.max_servers = 4, and it was registered later than those that are used.\n"+
-		"127.0.0.1:86: gets no traffic: it is leaving on purpose: its registrar has marked the registration.\n"+
-		"bad: gets no traffic: its registration bad is not usable: port 70000 of \"127.0.0.9\" is not from 1 to 65535.\n", got)
+	require.Equal(t, "127.0.0.1:83: its weight is 0, as registered.\n"+
+		"127.0.0.1:84: it does not pass the label filters: the label zone must not be \"a\", and it is \"a\".\n"+
+		"127.0.0.1:85: there are more instances than haproxy.max_servers = 4, and it was registered later than those that are used.\n"+
+		"127.0.0.1:86: it is leaving on purpose: its registrar has marked the registration.\n"+
+		"bad: its registration bad is not usable: port 70000 of \"127.0.0.9\" is not from 1 to 65535.\n", got)
 
 	n.hearOf("svc", list[0])
 	eventually(t, "the guard holds", func() error {
@@ -147,5 +147,5 @@ func TestEvidenceOfChecks(t *testing.T) {
 		}
 		return nil
 	})
-	require.Regexp(t, `HAProxy's check has failed for \d+ (ms|s): Layer4 connection problem \(L4CON\), after \d+ ms: Connection refused`, n.explained("127.0.0.1:1").Why)
+	require.Regexp(t, `HAProxy's check has failed for \d+(ms|s): Layer4 connection problem \(L4CON\), in \d+ms: Connection refused`, n.explained("127.0.0.1:1").Why)
 }

@@ -50,26 +50,30 @@ func pathOf(origin string) string {
 	return path
 }
 
-// KeptListing is what is kept of a service in a state_dir. The error is fs.ErrNotExist where nothing is.
-func KeptListing(stateDir, service string) (Listing, error) {
+// LoadKept reads the set that is kept of a service, by its name or its path. The error is fs.ErrNotExist where nothing
+// is.
+func LoadKept(stateDir, service string) (discovery.Snapshot, KeptSet, error) {
 	sets, err := KeptSets(stateDir)
 	if err != nil {
-		return Listing{}, err
+		return discovery.Snapshot{}, KeptSet{}, err
 	}
 	for _, k := range sets {
 		if k.Service == service || k.Path == service {
-			return keptListing(keptIn(stateDir), k)
+			snap, asOf, err := keptIn(stateDir).Load(k.Service, k.Origin)
+			k.AsOf = asOf
+			return snap, k, err
 		}
 	}
-	return Listing{}, fmt.Errorf("load the set of service %s: %w", service, fs.ErrNotExist)
+	return discovery.Snapshot{}, KeptSet{}, fmt.Errorf("load the set of service %s: %w", service, fs.ErrNotExist)
 }
 
-func keptListing(store discovery.Store, k KeptSet) (Listing, error) {
-	snap, asOf, err := store.Load(k.Service, k.Origin)
+// KeptListing is what is kept of a service in a state_dir. The error is fs.ErrNotExist where nothing is.
+func KeptListing(stateDir, service string) (Listing, error) {
+	snap, k, err := LoadKept(stateDir, service)
 	if err != nil {
 		return Listing{}, err
 	}
-	l := Listing{Service: k.Service, Path: k.Path, Known: true, AsOf: asOf, FromDisk: true, Missing: snap.Missing, Instances: InfosOf(k.Service, snap)}
+	l := Listing{Service: k.Service, Path: k.Path, Known: true, AsOf: k.AsOf, FromDisk: true, Missing: snap.Missing, Instances: InfosOf(k.Service, snap)}
 	held := map[string]string{}
 	var n guardNote
 	if snap.Note != "" && json.Unmarshal([]byte(snap.Note), &n) == nil {

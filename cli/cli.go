@@ -157,6 +157,7 @@ func (a *app) root() *cobra.Command {
 		a.servicesCommand(),
 		a.instancesCommand(),
 		a.watchCommand(),
+		a.explainCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
 		a.drainCommand(),
