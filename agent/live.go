@@ -295,6 +295,9 @@ func (m aim) status(socket string, w *haproxy.Server, l *haproxy.Live, now time.
 		if m.known {
 			s.Wanted, s.WeightWanted = w.Admin.String(), w.Weight
 		}
+		if o := m.backend.overrides[w.Name]; o != nil {
+			s.Override, s.OverrideRevision = o.Node, o.Revision
+		}
 	}
 	if l != nil {
 		s.Server, s.Address = l.Name, l.Addr.String()

@@ -83,6 +83,7 @@ type reconciler struct {
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
 	fresh    map[string]bool             // backends that were read in this round
 	earlier  map[haproxy.Key]bool        // servers that the process had when it was met, in backends whose set is from disk
+	overrode map[haproxy.Key]bool        // of those, the ones that an override took out of rotation since
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	differ   haproxy.Differ
@@ -130,6 +131,8 @@ type haproxyStatus struct {
 	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
 
 	sights map[string]sight // what its checks say, of backends with held servers; never changed
+
+	confirmed map[string]uint64 // revisions of the backends with overrides; never changed
 
 	reached *wanted // what the last round looked at: Applied says nothing of a younger one
 }
@@ -307,6 +310,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 		s.Rounds++
 		s.Failed = failed
 		s.Unfit = r.needsReload(w)
+		s.confirmed = r.confirmed(w)
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
 		s.reached = w
 		for _, name := range due {
@@ -322,6 +326,20 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 			}
 		}
 	})
+}
+
+// confirmed are the revisions of the backends with overrides that HAProxy has confirmed.
+func (r *reconciler) confirmed(w *wanted) map[string]uint64 {
+	var out map[string]uint64
+	for name, b := range w.backends {
+		if rev, done := r.done[name]; done && len(b.overrides) > 0 {
+			if out == nil {
+				out = map[string]uint64{}
+			}
+			out[name] = rev
+		}
+	}
+	return out
 }
 
 // due names the backends that a round must look at: those that changed since HAProxy confirmed them, and those that
@@ -492,7 +510,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 			continue
 		}
 		if w.backends[name].stale {
-			found[name], desired[name] = r.additions(name, there, servers)
+			found[name], desired[name] = r.additions(w.backends[name], there, servers)
 			continue
 		}
 		if before, confirmed := r.settled[name]; confirmed && !r.fresh[name] {
@@ -525,7 +543,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 			r.needReload(w, step.Backend, f.why)
 		}
 	}
-	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
+	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] && !s.Wanted && s.Op != haproxy.StepWeight })
 	return append(plan, r.planSlots(w, actual, slotted)...)
 }
 
@@ -565,7 +583,7 @@ func (r *reconciler) share(plan haproxy.Plan) haproxy.Plan {
 
 // inherit notes what a process that was just met has of the backends whose sets are from disk.
 func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
-	r.earlier = map[haproxy.Key]bool{}
+	r.earlier, r.overrode = map[haproxy.Key]bool{}, map[haproxy.Key]bool{}
 	for name, servers := range actual {
 		if !w.backends[name].stale {
 			continue
@@ -580,15 +598,49 @@ func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
 	}
 }
 
-// additions narrows a backend whose set is from disk to the servers that its HAProxy did not have when it was met.
-// Those that it had are as the agent before left them, perhaps a little after it saved the set: one in maintenance has
-// left, one that is not in the set has joined. Only the registry can tell, so they stay as they are.
-func (r *reconciler) additions(backend string, found, wanted []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
-	earlier := func(s haproxy.Server) bool {
-		base, _ := haproxy.Generation(s.Name)
-		return r.earlier[haproxy.Key{Backend: backend, Server: base}]
+// additions narrows a backend whose set is from disk to the servers that its HAProxy did not have when it was met, and
+// those that overrides concern. Those that it had are as the agent before left them, perhaps a little after it saved the
+// set: one in maintenance has left, one that is not in the set has joined. Only the registry can tell, so they stay as
+// they are.
+func (r *reconciler) additions(b wantedBackend, found, wanted []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
+	earlier := func(s haproxy.Server) bool { return r.stays(b, s) }
+	foundPart = slices.DeleteFunc(slices.Clone(found), earlier)
+	return foundPart, r.bent(b, slices.DeleteFunc(slices.Clone(wanted), earlier), foundPart)
+}
+
+// stays tells whether a server that HAProxy had when it was met stays as it is, because its backend's set is from disk.
+func (r *reconciler) stays(b wantedBackend, s haproxy.Server) bool {
+	base, _ := haproxy.Generation(s.Name)
+	k := haproxy.Key{Backend: b.name, Server: base}
+	if b.overrides[base] != nil || r.overrode[k] {
+		return false
 	}
-	return slices.DeleteFunc(slices.Clone(found), earlier), slices.DeleteFunc(slices.Clone(wanted), earlier)
+	return r.earlier[k]
+}
+
+// bent are the wanted servers of a backend whose set is from disk, with the state that HAProxy has where an override is
+// about the weight alone. It notes which ones overrides concern: they are put back when the override ends.
+func (r *reconciler) bent(b wantedBackend, wanted, found []haproxy.Server) []haproxy.Server {
+	for i := range wanted {
+		w := &wanted[i]
+		k := haproxy.Key{Backend: b.name, Server: w.Name}
+		if b.overrides[w.Name] == nil {
+			continue
+		}
+		if w.Admin != haproxy.Ready {
+			r.overrode[k] = true
+			continue
+		}
+		if r.overrode[k] || !r.earlier[k] && !r.earlier[atAddr(b.name, *w)] {
+			continue
+		}
+		for _, s := range found {
+			if base, _ := haproxy.Generation(s.Name); base == w.Name || haproxy.IsSlot(s) && s.Addr == w.Addr {
+				w.Admin = s.Admin
+			}
+		}
+	}
+	return wanted
 }
 
 // foreign are the servers of some backends that stay as they are: those that people wrote, and those whose host names

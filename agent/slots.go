@@ -51,12 +51,15 @@ func (r *reconciler) slotView(w *wanted, name string, rested, drained map[haprox
 // slotServers are the servers that a backend's slots are to hold. Of a set from disk those are left out that HAProxy
 // had when it was met: see additions.
 func (r *reconciler) slotServers(w *wanted, name string, servers []haproxy.Server) []haproxy.Server {
-	if !w.backends[name].stale {
+	b := w.backends[name]
+	if !b.stale {
 		return servers
 	}
-	return slices.DeleteFunc(slices.Clone(servers), func(s haproxy.Server) bool {
-		return r.earlier[haproxy.Key{Backend: name, Server: s.Name}] || r.earlier[atAddr(name, s)]
+	left := slices.DeleteFunc(slices.Clone(servers), func(s haproxy.Server) bool {
+		k := haproxy.Key{Backend: name, Server: s.Name}
+		return (r.earlier[k] || r.earlier[atAddr(name, s)]) && b.overrides[s.Name] == nil && !r.overrode[k]
 	})
+	return r.bent(b, left, r.actual[name])
 }
 
 // atAddr stands for whatever has a server's address. No name of a server begins like this.
