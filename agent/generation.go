@@ -157,7 +157,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again: g.wakeAll, sighted: func() { signal(g.sighted) },
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
-				ladder: ladderFor(i, g.file.ladder),
+				ladder:  ladderFor(i, g.file.ladder),
+				journal: g.journal, manualFor: c.HAProxy.ManualChanges, manualFile: manualFileOf(c.StateDir, socket),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})

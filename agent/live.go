@@ -117,7 +117,9 @@ func (a *Agent) Servers(ctx context.Context, service string, instance discovery.
 		if errors.As(found[i].err, &many) {
 			return nil, many
 		}
-		out = append(out, aim.tell(r.socket, found[i], time.Now())...)
+		told := aim.tell(r.socket, found[i], time.Now())
+		r.status.Load().tellManual(b.name, told)
+		out = append(out, told...)
 	}
 	return out, nil
 }

@@ -475,6 +475,24 @@ func (o OverrideStatus) Target() string {
 	return discovery.Target{Service: o.Service, Host: o.Host, Port: o.Port}.String()
 }
 
+// states counts the overrides by what they do on this host.
+func (s OverridesStatus) states() map[string]int {
+	n := map[string]int{"counting": 0, "pending": 0, "idle": 0, "ended": 0, "undecodable": len(s.Bad)}
+	for _, o := range s.List {
+		switch {
+		case o.Ended:
+			n["ended"]++
+		case !o.Applied:
+			n["pending"]++
+		case o.Servers == 0:
+			n["idle"]++
+		default:
+			n["counting"]++
+		}
+	}
+	return n
+}
+
 func (g *generation) overridesStatus(now time.Time) OverridesStatus {
 	st := g.overrides.state()
 	s := OverridesStatus{Path: g.overrides.path, Missing: st.missing, List: []OverrideStatus{}, Bad: st.bad}

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // Pacing of the reconciler. They are the field's usual values, not promises.
@@ -69,6 +70,10 @@ type reconciler struct {
 
 	sighted func() // somebody is to look at what HAProxy's checks say of held servers
 
+	journal    journal.Recorder // nil: nothing is kept
+	manualFor  time.Duration    // how long manual changes are respected
+	manualFile string           // where they are kept; empty: nowhere
+
 	quarantine *quarantine
 	ladder     *ladder
 	again      func() // has everybody look at wanted again
@@ -83,6 +88,8 @@ type reconciler struct {
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
 	fresh    map[string]bool             // backends that were read in this round
 	earlier  map[haproxy.Key]bool        // servers that the process had when it was met, in backends whose set is from disk
+	manual   map[haproxy.Key]manual      // what somebody else has changed, and is respected
+	unsure   map[haproxy.Key]attempt     // what may be done without our knowing
 	overrode map[haproxy.Key]bool        // of those, the ones that an override took out of rotation since
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
@@ -109,6 +116,8 @@ type reconciler struct {
 	advised  []string             // warnings about its version that were logged last
 	warned   bool                 // it was said that HAProxy does not answer
 
+	manualKept map[haproxy.Key]manual // what the disk has of them
+
 	status atomic.Pointer[haproxyStatus]
 	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
 }
@@ -128,7 +137,8 @@ type haproxyStatus struct {
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
 	Absent    []string          `json:"absent_backends,omitempty"` // those that the file of others lacks
 	Backends  map[string]counts `json:"backends"`
-	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
+	Manual    []ManualChange    `json:"manual_changes,omitempty"` // servers that somebody else has changed, and that are left so
+	Applied   bool              `json:"applied"`                  // everything wanted and known has been confirmed
 
 	sights map[string]sight // what its checks say, of backends with held servers; never changed
 
@@ -275,7 +285,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	r.sight(w, due)
 	if met {
 		r.inherit(w, r.actual)
+		r.checkManual()
 	}
+	r.endManual(w, time.Now())
+	defer r.keepManual()
 	r.noteAbsent(w, due)
 	if c, err = r.rest(ctx, c, w, due); err != nil {
 		return err
@@ -311,6 +324,7 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 		s.Failed = failed
 		s.Unfit = r.needsReload(w)
 		s.confirmed = r.confirmed(w)
+		s.Manual = r.manualStatus()
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
 		s.reached = w
 		for _, name := range due {
@@ -355,7 +369,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	}
 	var names []string
 	for name, b := range w.backends {
-		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) || r.unwatched(b, now) {
+		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) || r.unwatched(b, now) || r.manualDue(name, now) {
 			names = append(names, name)
 		}
 	}
@@ -390,6 +404,8 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
+	r.actual = haproxy.State{} // of another process
+	r.recallManual(id)
 	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
@@ -440,8 +456,10 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, w *wanted, due
 		if err != nil {
 			return err
 		}
+		before := r.actual
 		r.actual = state
 		for _, name := range due {
+			r.recogniseManual(w, name, before[name], state[name], time.Now())
 			r.fresh[name] = true
 			r.observe(name, time.Now())
 		}
@@ -454,7 +472,22 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, w *wanted, due
 			unknown = append(unknown, name)
 		}
 	}
-	return r.reread(ctx, c, unknown)
+	return r.rereadBy(ctx, c, w, unknown)
+}
+
+// rereadBy is reread where all that HAProxy was told is known: what is different is somebody else's doing.
+func (r *reconciler) rereadBy(ctx context.Context, c *haproxy.Client, w *wanted, names []string) error {
+	before := make(haproxy.State, len(names))
+	for _, name := range names {
+		before[name] = r.actual[name]
+	}
+	if err := r.reread(ctx, c, names); err != nil {
+		return err
+	}
+	for _, name := range names {
+		r.recogniseManual(w, name, before[name], r.actual[name], time.Now())
+	}
+	return nil
 }
 
 // reread reads some backends again.
@@ -492,7 +525,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 	view := haproxy.View{
 		Caps: r.caps, Foreign: foreign(w, actual, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
-		Attached: r.attached, Mine: r.mine,
+		Attached: r.attached, Mine: r.mine, Manual: r.manualKeys(),
 	}
 	for k := range view.Drained {
 		delete(r.settled, k.Backend) // time changed it, not what is wanted

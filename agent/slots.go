@@ -44,7 +44,7 @@ func (r *reconciler) slotView(w *wanted, name string, rested, drained map[haprox
 		Fixed: haproxy.FixedWeights(b.lines, b.defaultsLines),
 		Keep:  b.stale || len(b.unresolved()) > 0, // a slot does not tell whose address it has
 		Drain: b.drain > 0, Drained: drained, Gate: b.gate,
-		Attached: r.attached, Mine: r.mine,
+		Attached: r.attached, Mine: r.mine, Manual: r.manualKeys(),
 	}
 }
 
@@ -118,7 +118,7 @@ func (r *reconciler) rest(ctx context.Context, c *haproxy.Client, w *wanted, due
 			used = append(used, name)
 		}
 	}
-	if err := r.reread(ctx, c, ask); err != nil {
+	if err := r.rereadBy(ctx, c, w, ask); err != nil {
 		return c, err
 	}
 	conns, err := c.Conns(ctx, used...)
