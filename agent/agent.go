@@ -22,6 +22,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 	"github.com/myelin-sd/myelin/registrar"
 )
 
@@ -31,6 +32,12 @@ type Options struct {
 	Version string
 	Log     logrus.FieldLogger
 	Metrics *Metrics
+
+	// Journal gets what happens, for the history. nil: nobody does.
+	Journal journal.Recorder
+
+	// Feed has what the pages tell while it happens. nil: nothing.
+	Feed *journal.Feed
 
 	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
 	Sessions *Sessions
@@ -78,9 +85,13 @@ type Agent struct {
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
+	if o.Journal == nil {
+		o.Journal = journal.Nowhere{}
+	}
 	sessions := o.Sessions
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
+		sessions.TellJournal(o.Journal)
 	}
 	var book *shadowBook
 	if o.Shadow != nil {

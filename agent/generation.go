@@ -18,6 +18,7 @@ import (
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 const fewLines = 100 // of the log, about registrations that are wrong at once
@@ -30,6 +31,7 @@ type generation struct {
 	config   *config.Agent
 	number   int
 	log      logrus.FieldLogger
+	journal  journal.Recorder
 	sources  []discovery.Source // nil for disabled ones, by index of the services
 	resolver *resolver
 	composer *composer
@@ -58,7 +60,7 @@ type generation struct {
 
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
 	g := &generation{
-		config: c, number: number, log: a.log, inForce: make(chan struct{}),
+		config: c, number: number, log: a.log, journal: a.o.Journal, inForce: make(chan struct{}),
 		contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
@@ -100,6 +102,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
 			v := old.carry(s, now)
 			logDecisions(a.log.WithField("service", s.Name), v)
+			recordDecisions(a.o.Journal, v)
 			g.views = append(g.views, v)
 		} else {
 			g.views = append(g.views, a.recall(store, s, now))
@@ -152,7 +155,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
 				ladder: ladderFor(i, g.file.ladder),
 				onDisk: g.file.servers, found: onDisk, began: now,
-				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
+				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics, journal: a.o.Journal,
 			})
 		}
 		if len(g.haproxys) == 1 {
@@ -287,6 +290,7 @@ func (g *generation) put(i int, v view) {
 	g.mu.Unlock()
 	g.wakeAll()
 
+	g.record(old, v)
 	log := g.log.WithField("service", v.service.Name)
 	logHeld(log, old, v)
 	logDecisions(log, v)
@@ -313,6 +317,7 @@ func (g *generation) reconfigure(c *config.Agent) {
 	g.composer, g.views = k, views
 	g.mu.Unlock()
 	g.log.Info("the configuration that the registry holds for services changed, and is in force")
+	g.journal.Record(journal.Event{Kind: journal.KindProcess, What: "the configuration that the registry holds for services changed, and is in force"})
 	g.publish(w)
 }
 
