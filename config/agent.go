@@ -17,6 +17,7 @@ type Agent struct {
 	Log           Log
 	History       History
 	OverridesPath string // path in ZooKeeper; default /myelin/overrides; empty: overrides are not honoured
+	ConsumersPath string // path in ZooKeeper where agents say what they read; empty: nowhere
 	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
 	Statsd        *Statsd
 	Strict        bool // unknown keys are errors

@@ -41,6 +41,7 @@ func (r *reader) agent(d *document) *Agent {
 
 	root.later("statsd")
 	a.OverridesPath = root.overridesPath()
+	a.ConsumersPath = root.znode("consumers_path", "")
 	a.Statsd = root.statsd()
 	if t := root.sub("file_output"); t != nil {
 		a.FileOutput = &FileOutput{OutputDirectory: t.filePath("output_directory", "")}
