@@ -178,8 +178,8 @@ func nodeAt(path string, n zookeeper.Node) fsck.Node {
 	}
 }
 
-// standing is nodeAt the other way round.
-func standing(n fsck.Node) zookeeper.Standing {
+// standingNode is nodeAt the other way round.
+func standingNode(n fsck.Node) zookeeper.Standing {
 	return zookeeper.Standing{Path: n.Path, Node: zookeeper.Node{
 		Owner: n.Owner, Czxid: n.Czxid, Mzxid: n.Mzxid, Version: n.Version, Children: n.Children,
 	}}

@@ -98,15 +98,22 @@ type ServiceOverrides struct {
 // None tells that there are none.
 func (s ServiceOverrides) None() bool { return len(s.by) == 0 }
 
-// For returns the one that counts for the instance at e, as Overrides.For does.
-func (s ServiceOverrides) For(e Endpoint) *Override {
+// For returns the one that counts for an instance, as Overrides.For does. An instance may be known under several
+// endpoints: where its service overrides ports.
+func (s ServiceOverrides) For(endpoints ...Endpoint) *Override {
 	if s.None() {
 		return nil
 	}
-	host := e.Host()
-	for _, t := range targets(s.service, host, e.Port()) {
-		if o := s.by[t]; o != nil {
-			return o
+	var all [4][5]Target
+	known := all[:0]
+	for _, e := range endpoints {
+		known = append(known, targets(s.service, e.Host(), e.Port()))
+	}
+	for rank := range all[0] {
+		for _, of := range known {
+			if o := s.by[of[rank]]; o != nil {
+				return o
+			}
 		}
 	}
 	return nil

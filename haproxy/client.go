@@ -318,7 +318,7 @@ func (c *Client) Apply(ctx context.Context, plan Plan) []Result {
 		}
 		var kept []*job
 		for _, j := range jobs {
-			if s := j.result.Step; failed[s.Backend] {
+			if s := j.result.Step; failed[s.Backend] && !s.Wanted {
 				j.result.Err = s.failed(fmt.Errorf("%w: an add to this backend failed", ErrHeldBack))
 				continue
 			}

@@ -58,7 +58,7 @@ func (d *Differ) Waiting() []Key { return d.waits }
 // a server found is the one wanted when name (but for the generation) and address agree and its options, as far as
 // they are known, are those wanted or can be made so in place. Otherwise a new object is made and the old one retired
 // behind it. Ids of servers that are there are left as they are. Servers that are not ours (see View.Owns) are not
-// touched. With v.Attached a wanted server whose address one of those has is not added: nothing is missing.
+// touched, and of those in v.Manual neither state nor weight, while they are wanted. With v.Attached a wanted server whose address one of those has is not added: nothing is missing.
 //
 // In a backend of v.Gate a new server stays in maintenance until its check has passed there. HAProxy checks a server
 // in the maintenance that "add server" leaves it in, but not in one that it was told to go into later (2.6 to 3.2): one
@@ -219,6 +219,11 @@ func (d *backendDiff) adjust(found, w *Server) {
 	if d.foreign(found) {
 		return // written by hand, and there: nothing is missing
 	}
+	if d.view.Manual[d.key(found)] {
+		as := *w
+		as.Admin, as.Weight = found.Admin, found.Weight
+		w = &as
+	}
 	if w.Admin == Ready && d.gated(found) {
 		d.hold(w.Name)
 		if found.Admin == Ready {
@@ -265,9 +270,17 @@ func (d *backendDiff) adjust(found, w *Server) {
 		d.step(ready, StepReady, s, why)
 	case Drain:
 		d.step(phaseRetire, StepDrain, s, why)
+		d.wanted(phaseRetire)
 	case Maint:
 		d.step(phaseRetire, StepMaint, s, why)
+		d.wanted(phaseRetire)
 	}
+}
+
+// wanted marks the last step of a phase as one of a server that does not leave.
+func (d *backendDiff) wanted(phase int) {
+	plan := d.steps[phase]
+	plan[len(plan)-1].Wanted = true
 }
 
 // hold keeps what serves under a name until the check of the wanted server has passed.

@@ -146,6 +146,7 @@ type View struct {
 	Gate      map[string]bool // backends whose servers take traffic only after a good check of HAProxy's own
 	Attached  bool            // HAProxy's file is others': their servers may have our kind of name, so ids decide (see Made)
 	Mine      map[Key]bool    // with Attached: servers that are known as ours whatever their ids
+	Manual    map[Key]bool    // servers whose state or weight somebody else has set: both stay while the server is wanted
 }
 
 // Step is one change of one server, or of a backend: then Server is empty.
@@ -156,6 +157,7 @@ type Step struct {
 	Extra    []string // words behind the options that this version of HAProxy needs; no part of Server.Options
 	Gated    bool     // StepAdd: stay in maintenance, where the check runs, until it has passed; StepReady: be down until then
 	Later    bool     // StepAdd: the check is switched on by a step of its own
+	Wanted   bool     // StepDrain, StepMaint: the server is wanted so; it does not leave
 	Occupant string   // the server in question, where Server is a slot
 	Why      string   // one line for people
 }

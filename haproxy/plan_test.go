@@ -57,7 +57,7 @@ func readCase(t *testing.T, file string) planCase {
 	c := planCase{
 		actual:  readState(t, sections["actual"], OpRunning),
 		desired: readState(t, sections["desired"], OpStopped),
-		view: View{Foreign: map[Key]bool{}, Deletable: map[Key]bool{}, Forced: map[Key]bool{}, Applied: map[Key]Applied{},
+		view: View{Foreign: map[Key]bool{}, Manual: map[Key]bool{}, Deletable: map[Key]bool{}, Forced: map[Key]bool{}, Applied: map[Key]Applied{},
 			Drain: map[string]bool{}, Drained: map[Key]bool{}, Gate: map[string]bool{}},
 		plan: sections["plan"],
 	}
@@ -91,6 +91,8 @@ func readCase(t *testing.T, file string) planCase {
 			c.view.Forced[key] = true
 		case "foreign":
 			c.view.Foreign[key] = true
+		case "manual":
+			c.view.Manual[key] = true
 		case "deletable":
 			c.view.Deletable[key] = true
 		case "applied":

@@ -152,7 +152,8 @@ func (f File) Warnings() []string {
 }
 
 // Render is the file with its servers: the same bytes for equal arguments. servers of a backend that no service has
-// are left out. A server in Drain is written like a ready one, since HAProxy's file cannot say drain.
+// are left out. A server in Drain is written like one in maintenance: HAProxy's file cannot say drain, and a process that starts from
+// it must not give that server traffic before it is told to drain.
 func (f File) Render(servers State) []byte {
 	return f.render(servers, f.Static())
 }
@@ -232,7 +233,7 @@ func writeServer(b *bytes.Buffer, s Server) {
 	}
 	b.WriteString(" weight ")
 	b.WriteString(strconv.Itoa(s.Weight))
-	if s.Admin == Maint {
+	if s.Admin != Ready {
 		b.WriteString(" disabled")
 	}
 	b.WriteByte('\n')

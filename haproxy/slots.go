@@ -78,6 +78,8 @@ type SlotView struct {
 	Drained map[Key]bool    // leaving servers that have drained for long enough
 	Gate    bool            // servers take traffic only after good checks of HAProxy's own
 
+	Manual map[Key]bool // see View
+
 	Attached bool         // others write HAProxy's file; see View
 	Mine     map[Key]bool // servers known to be ours all the same
 }
@@ -150,13 +152,10 @@ func (d *slotDiff) run(wanted []Server) {
 	}
 	var homeless []Server
 	for _, w := range wanted {
-		if w.Admin == Maint {
-			continue // it takes no traffic, so it takes no slot
-		}
 		if i := d.match(w, at); i >= 0 {
 			d.taken[i] = true
 			d.adjust(d.found[i], w)
-		} else {
+		} else if w.Admin != Maint { // otherwise it takes no traffic, so it takes no slot
 			homeless = append(homeless, w)
 		}
 	}
@@ -253,6 +252,12 @@ func (d *slotDiff) adjust(found, w Server) {
 	if !d.owns(found) {
 		return // written by hand, and there: nothing is missing
 	}
+	if d.view.Manual[d.key(found)] {
+		w.Admin, w.Weight = found.Admin, found.Weight
+	}
+	if w.Admin == Maint {
+		w.Weight = found.Weight // it is set when there is traffic
+	}
 	s := found
 	s.Weight, s.Admin = d.weight(found, w), w.Admin
 	phase, weight := phaseReady, phaseWeight
@@ -267,14 +272,25 @@ func (d *slotDiff) adjust(found, w Server) {
 		return
 	}
 	why := w.Name + ": " + found.Admin.String() + ", wanted " + w.Admin.String()
-	if w.Admin == Drain {
+	switch w.Admin {
+	case Drain:
 		d.step(phaseRetire, StepDrain, s, w, why)
-	} else {
+		d.wanted(phaseRetire)
+	case Maint:
+		d.step(phaseRetire, StepMaint, s, w, why)
+		d.wanted(phaseRetire)
+	default:
 		d.step(phase, StepReady, s, w, why)
 		// What its last check found may have been the slot's former server.
 		plan := d.steps[phase]
 		plan[len(plan)-1].Gated = d.view.Gate && found.Admin == Maint && found.Check&ProbeConfigured != 0
 	}
+}
+
+// wanted marks the last step of a phase as one of a server that does not leave.
+func (d *slotDiff) wanted(phase int) {
+	plan := d.steps[phase]
+	plan[len(plan)-1].Wanted = true
 }
 
 // weight is the wanted weight, or the next best that HAProxy takes now.
@@ -371,7 +387,7 @@ func (d *slotDiff) step(phase int, op Action, s, occupant Server, why string) {
 // FileSlots are the slots of a backend as its file is to have them, by number: count of them, with each wanted server
 // where HAProxy has it in held (the slots as they were read last; none are all empty), or else where DiffSlots would
 // put it. Only what is wanted has an address, so that the process that reads the file has all the others free. Wanted
-// servers in maintenance have no slot; more than count servers do not fit, see SlotsFor.
+// servers in maintenance have no slot there; more than count servers do not fit, see SlotsFor.
 func FileSlots(held, wanted []Server, options []string, count int) []Server {
 	out := make([]Server, count)
 	usual := usualWeight(wanted)
