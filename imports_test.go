@@ -34,6 +34,7 @@ var ours = []struct {
 	{"discovery/zookeeper/zktest", nil, "runs the server from outside"},
 	{"doctor", nil, "judges facts; asks nobody, so that its judgement is a table of tests"},
 	{"doctor/host", []string{"doctor"}, "reads a host's facts; judges nothing"},
+	{"fsck", []string{"discovery"}, "judges a tree of registrations as values; others read it and delete"},
 	{"haproxy", []string{"durable"}, "HAProxy's servers as values, and HAProxy itself; knows nothing of registries"},
 	{"haproxy/haproxytest", []string{"haproxy"}, "runs HAProxy from outside"},
 	{"journal", []string{"durable"}, "keeps what happened; knows nothing of what it means"},

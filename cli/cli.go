@@ -166,9 +166,9 @@ func (a *app) root() *cobra.Command {
 		a.overridesCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.doctorCommand(),
 		a.fsckCommand(),
 		a.gcCommand(),
-		a.doctorCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {

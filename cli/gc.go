@@ -167,9 +167,9 @@ func (g *cleaning) remove(ctx context.Context, s *zookeeper.Session, r fsck.Remo
 	defer cancel()
 	var stays []zookeeper.Standing
 	if r.Keep != nil {
-		stays = append(stays, standingNode(*r.Keep))
+		stays = append(stays, standingAt(*r.Keep))
 	}
-	switch err := s.Remove(ctx, standingNode(r.Node), stays...); {
+	switch err := s.Remove(ctx, standingAt(r.Node), stays...); {
 	case err == nil:
 		return gcDeleted, ""
 	case errors.Is(err, zookeeper.ErrChanged):

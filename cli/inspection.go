@@ -175,8 +175,8 @@ func nodeAt(path string, n zookeeper.Node) fsck.Node {
 	}
 }
 
-// standingNode is nodeAt the other way round.
-func standingNode(n fsck.Node) zookeeper.Standing {
+// standingAt is nodeAt the other way round.
+func standingAt(n fsck.Node) zookeeper.Standing {
 	return zookeeper.Standing{Path: n.Path, Node: zookeeper.Node{
 		Owner: n.Owner, Czxid: n.Czxid, Mzxid: n.Mzxid, Version: n.Version, Children: n.Children,
 	}}
