@@ -216,10 +216,11 @@ func situations() []struct {
 			a.HAProxy[0].Weights, a.HAProxy[0].Serving = 30, 3
 		})},
 		{"weight 0 by hand", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Weight, st.Foreign = 0, "weight 0 instead of 10, for 3m12s"
+			st.Weight, st.Foreign = 0, "weight 0, was 10"
 		})},
-		{"put into maintenance by hand", with(inState("maint"), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Foreign = "maint instead of ready, for 3m12s"
+		{"put into maintenance by hand", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, st *ServerStatus) {
+			st.Foreign = "state maint, was ready; it stays so until 2026-01-02T12:57:00Z"
+			a.HAProxy[0].ManualUntil = after(57 * time.Minute)
 		})},
 		{"HAProxy's check fails", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
 			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, in 2ms: Service Unavailable", ptr(before(45*time.Second))

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ type inspection struct {
 type haproxyInspection struct {
 	base   HAProxyEvidence
 	failed []string
+	manual []ManualChange
 	err    error
 	byName map[string]ServerStatus // by the name of the wanted server, else the server's own
 	byAddr map[string]ServerStatus
@@ -186,12 +188,14 @@ func (ins *inspection) haproxy(g *generation, r *reconciler, found sighting) hap
 	if st := r.status.Load(); st != nil {
 		h.base.Connected, h.base.Since, h.base.LastError = st.Connected, st.Since, st.Error
 		h.base.Pending = !st.Applied || st.reached != g.wanted.Load()
-		h.failed = st.Failed
+		h.failed, h.manual = st.Failed, st.Manual
 		if why := st.Unfit[ins.b.name]; ins.base.NeedsReload == "" && why != "" {
 			ins.base.NeedsReload = why
 		}
 	}
-	for _, s := range ins.aim.tell(r.socket, found, ins.now) {
+	told := ins.aim.tell(r.socket, found, ins.now)
+	r.status.Load().tellManual(ins.b.name, told)
+	for _, s := range told {
 		name := s.Name
 		if name == "" {
 			name, _ = haproxy.Generation(s.Server)
@@ -251,6 +255,9 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 	for _, n := range names {
 		if why, ok := ins.quarantine[n]; ok {
 			out.Quarantine = why
+		}
+		if o := ins.b.overrides[n]; o != nil && out.Override == nil {
+			out.Override = overrideEvidence(*o)
 		}
 	}
 	for i := range ins.haproxys {
@@ -315,6 +322,12 @@ func (ins *inspection) seen(h *haproxyInspection, names []string, served discove
 	if h.err != nil {
 		out.Server.Admin, out.Server.Error = serverUnknown, h.err.Error()
 	}
+	for _, m := range h.manual {
+		if m.Backend == ins.b.name && m.Server == out.Server.Server {
+			until := m.Until
+			out.ManualUntil = &until
+		}
+	}
 	for _, f := range h.failed {
 		if strings.Contains(f, " "+ins.b.name+"/"+out.Server.name()+":") {
 			out.Failed = f
@@ -357,6 +370,22 @@ func failedFilter(in discovery.Instance, v view) string {
 		return fmt.Sprintf("the label %s %s %v, and %s", f.Label, want, quoted(f.Value), is)
 	}
 	return "the label filters leave it out"
+}
+
+// overrideEvidence is an override as it is told.
+func overrideEvidence(o discovery.Override) *OverrideEvidence {
+	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created}
+	if o.Action == discovery.ActionWeight {
+		e.Weight = strconv.Itoa(o.Weight)
+		if o.Percent {
+			e.Weight += "%"
+		}
+	}
+	if !o.Until.IsZero() {
+		until := o.Until
+		e.Until = &until
+	}
+	return e
 }
 
 // quoted writes a label's value so that a text and a number can be told apart: filters are strict about that.

@@ -119,7 +119,9 @@ func (a *Agent) Servers(ctx context.Context, service string, instance discovery.
 		if errors.As(found[i].err, &many) {
 			return nil, many
 		}
-		out = append(out, aim.tell(r.socket, found[i], time.Now())...)
+		told := aim.tell(r.socket, found[i], time.Now())
+		r.status.Load().tellManual(b.name, told)
+		out = append(out, told...)
 	}
 	return out, nil
 }
@@ -320,6 +322,9 @@ func (m aim) status(socket string, w *haproxy.Server, l *haproxy.Live, now time.
 		s.Server, s.Name, s.Address = w.Name, w.Name, w.Addr.String()
 		if m.known {
 			s.Wanted, s.WeightWanted = w.Admin.String(), w.Weight
+		}
+		if o := m.backend.overrides[w.Name]; o != nil {
+			s.Override, s.OverrideRevision = o.Node, o.Revision
 		}
 	}
 	if l != nil {

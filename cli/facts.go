@@ -50,60 +50,90 @@ func factFlags(c *cobra.Command, address *string) {
 	c.Flags().StringVar(address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
 }
 
-// factsOf asks ZooKeeper, if it is given. When it is not heard within a part of --timeout, the agent at address is asked,
-// then the disk is read; when both know nothing, ZooKeeper has the rest of the time. An answer that does not come from
-// ZooKeeper is told of on errs.
-func factsOf[T any](ctx context.Context, a *app, address string, q question[T]) (T, origin, error) {
-	var none T
-	var away error = usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
-	type reply struct {
-		of  T
-		err error
-	}
-	var asked chan reply
-	if len(q.hosts) > 0 {
-		ctx, cancel := context.WithCancel(ctx)
-		asked = make(chan reply, 1)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			of, err := q.zookeeper(ctx)
-			asked <- reply{of, err}
-		}()
-		defer func() { cancel(); <-done }()
-		heard := func(r reply) (T, origin, error) {
-			return r.of, origin{fromZooKeeper, strings.Join(q.hosts, ","), time.Now()}, r.err
-		}
-		patience := time.NewTimer(a.timeout / zookeeperShare)
-		defer patience.Stop()
-		select {
-		case r := <-asked:
-			var unheard *unheardError
-			if !errors.As(r.err, &unheard) {
-				return heard(r)
-			}
-			asked, away = nil, r.err
-		case <-patience.C:
+// factsOf asks ZooKeeper, if it is given. When there is no session within a part of --timeout, the agent at address is
+// asked, then the disk is read; when both know nothing, ZooKeeper has the rest of the time. An answer that does not come
+// from ZooKeeper is told of on errs.
+func factsOf[T any](ctx context.Context, a *app, address string, q question[T]) (of T, from origin, err error) {
+	given := len(q.hosts) > 0
+	from = origin{Source: fromZooKeeper, Where: strings.Join(q.hosts, ",")}
+	away := usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
+	var asked *asking[T]
+	if given {
+		asked = ask(ctx, q.zookeeper)
+		defer asked.end()
+		if asked.wait(a) && !asked.unheard() {
+			from.AsOf = time.Now()
+			return asked.of, from, asked.err
 		}
 	}
-	of, from, err := elsewhere(ctx, a, address, q)
+	of, other, err := elsewhere(ctx, a, address, q)
 	if err == nil {
-		a.tell(from, len(q.hosts) > 0)
-		return of, from, nil
+		a.tell(other, given)
+		return of, other, nil
 	}
-	if asked != nil {
-		r := <-asked
-		var unheard *unheardError
-		if !errors.As(r.err, &unheard) {
-			return r.of, origin{fromZooKeeper, strings.Join(q.hosts, ","), time.Now()}, r.err
+	if given {
+		if asked.rest(); !asked.unheard() {
+			from.AsOf = time.Now()
+			return asked.of, from, asked.err
 		}
-		away = r.err
+		away = asked.err
 	}
 	var unknown *unknownError
-	if len(q.hosts) == 0 && errors.As(err, &unknown) {
-		return none, origin{}, unknown // somebody was there to ask, and does not know it
+	if !given && errors.As(err, &unknown) {
+		return of, origin{}, unknown // somebody was there to ask, and does not know it
 	}
-	return none, origin{}, fmt.Errorf("%w; %w", away, err)
+	return of, origin{}, fmt.Errorf("%w; %w", away, err)
+}
+
+// asking is a question to ZooKeeper under way.
+type asking[T any] struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when of and err hold
+	of     T
+	err    error
+}
+
+// ask asks in a goroutine of its own. The caller calls end.
+func ask[T any](ctx context.Context, question func(context.Context) (T, error)) *asking[T] {
+	ctx, cancel := context.WithCancel(ctx)
+	q := &asking[T]{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(q.done)
+		q.of, q.err = question(ctx)
+	}()
+	return q
+}
+
+// wait waits for the answer, for as long as there is a session, and for a part of --timeout until there is one. It
+// returns whether it has come.
+func (q *asking[T]) wait(a *app) bool {
+	patience := time.NewTimer(a.timeout / zookeeperShare)
+	defer patience.Stop()
+	select {
+	case <-q.done:
+		return true
+	case <-patience.C:
+	}
+	if s := a.latest.Load(); s != nil && s.Status().Connected { // it only takes its time
+		q.rest()
+		return true
+	}
+	return false
+}
+
+// rest waits until the answer is there.
+func (q *asking[T]) rest() { <-q.done }
+
+// unheard tells that ZooKeeper did not answer. It is for after the answer.
+func (q *asking[T]) unheard() bool {
+	var unheard *unheardError
+	return errors.As(q.err, &unheard)
+}
+
+// end gives up the question, if it is still open, and waits for its end.
+func (q *asking[T]) end() {
+	q.cancel()
+	<-q.done
 }
 
 // elsewhere asks the agent, then the disk.

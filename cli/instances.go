@@ -2,9 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,15 +52,13 @@ func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
 		hosts: zk.Hosts,
 		zookeeper: func(ctx context.Context) (infos []nodeInfo, err error) {
 			err = a.ask(ctx, zk, func(ctx context.Context, s *zookeeper.Session) error {
-				snap, err := s.Snapshot(ctx, name, path)
-				if err != nil {
-					return err
-				}
-				if snap.Missing {
+				read := a.watching(s)
+				infos, err = snapshot(ctx, s, name, path)
+				read()
+				if errors.Is(err, zookeeper.ErrNoPath) {
 					return noSuchService(ctx, s, r, name, path)
 				}
-				infos = agent.InfosOf(name, snap)
-				return nil
+				return err
 			})
 			return infos, err
 		},
@@ -73,13 +74,25 @@ func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
 			if !l.Known {
 				return nil, time.Time{}, fmt.Errorf("the agent at %s has heard nothing of service %s yet", address, printable(service))
 			}
-			return l.Instances, l.AsOf, nil
+			return nodesOfListing(l), l.AsOf, nil
 		},
 		disk: func(stateDir string) ([]nodeInfo, time.Time, error) {
 			l, err := agent.KeptListing(stateDir, name)
-			return l.Instances, l.AsOf, err
+			return nodesOfListing(l), l.AsOf, err
 		},
 	}
+}
+
+// nodesOfListing are the instances of an agent's, or a kept, list.
+func nodesOfListing(l agent.Listing) []nodeInfo {
+	infos := make([]nodeInfo, len(l.Instances))
+	for i, in := range l.Instances {
+		infos[i] = nodeInfo{
+			Service: in.Service, Node: in.Node, Host: in.Host, Port: in.Port, Name: in.Name, Weight: in.Weight, Labels: in.Labels,
+			Session: in.Session, Created: in.Created, Modified: in.Modified, State: in.State, Reason: in.Reason, options: in.Options,
+		}
+	}
+	return infos
 }
 
 // agentService is what the agent calls the service that is meant by a name or a path.
@@ -113,21 +126,22 @@ func noSuchService(ctx context.Context, s *zookeeper.Session, r registry, name, 
 
 func (a *app) printInstances(infos []nodeInfo) error {
 	if a.output == "json" {
-		return printJSON(a.out, infos)
+		text, err := nodesJSON(infos)
+		if err == nil {
+			_, err = a.out.Write(text)
+		}
+		return err
 	}
 	now := time.Now()
 	columns := []string{"ADDRESS", "NAME", "WEIGHT", "ZONE", "AGE", "SESSION", "LABELS", "STATE"}
 	if a.output == "wide" {
 		columns = append(columns, "NODE", "OPTIONS")
 	}
-	t := newTable(a.out, columns...)
+	t, texts := newTable(a.out, columns...), labelTexts{}
 	for _, i := range infos {
 		address, weight, state := "-", "-", tinted{i.State, stateTint(i.State)}
 		if i.State != "rejected" {
-			address = fmt.Sprintf("%s:%d", i.Host, i.Port)
-			if strings.Contains(i.Host, ":") {
-				address = fmt.Sprintf("[%s]:%d", i.Host, i.Port)
-			}
+			address = net.JoinHostPort(i.Host, strconv.Itoa(int(i.Port)))
 		} else {
 			state.text = i.State + ": " + i.Reason
 		}
@@ -135,13 +149,13 @@ func (a *app) printInstances(infos []nodeInfo) error {
 			state.text = i.State + ": " + i.Reason
 		}
 		if i.Weight != nil {
-			weight = fmt.Sprint(*i.Weight)
+			weight = strconv.Itoa(*i.Weight)
 		}
-		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, labels(i.Labels), state}
+		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, texts.of(i.Labels), state}
 		if a.output == "wide" {
-			cells = append(cells, i.Node, strings.Join(i.Options, " "))
+			cells = append(cells, printable(i.Node), strings.Join(i.options, " "))
 		} else if i.State == "rejected" {
-			cells[1] = i.Node
+			cells[1] = printable(i.Node)
 		}
 		t.row(cells...)
 	}
@@ -173,6 +187,19 @@ func printable(s string) string {
 		return strconv.QuoteToASCII(s)
 	}
 	return s
+}
+
+// labelTexts are the texts of labels that were written already: instances share their labels where these are alike.
+type labelTexts map[uintptr]string
+
+func (t labelTexts) of(l map[string]any) string {
+	at := reflect.ValueOf(l).Pointer()
+	text, ok := t[at]
+	if !ok {
+		text = labels(l)
+		t[at] = text
+	}
+	return text
 }
 
 func labels(l map[string]any) string {

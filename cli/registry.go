@@ -3,7 +3,12 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,6 +16,7 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
@@ -91,7 +97,9 @@ func (a *app) open(pool *agent.Sessions, zk config.ZooKeeper) (*zookeeper.Sessio
 		return nil, usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
 	}
 	zk.SessionTimeout = cmp.Or(zk.SessionTimeout, sessionTimeout)
-	return pool.Get(zk), nil
+	s := pool.Get(zk)
+	a.latest.Store(s)
+	return s, nil
 }
 
 // ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
@@ -112,6 +120,7 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
+	defer a.answerFast()()
 	err = question(ctx, s)
 	if err != nil && ctx.Err() != nil {
 		return a.notHeard(zk, s)
@@ -119,5 +128,112 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	return err
 }
 
-// nodeInfo is one registration as instances shows it. Its JSON is part of the interface.
-type nodeInfo = agent.InstanceInfo
+// nodeInfo is one registration as instances shows it. The JSON names are part of the interface.
+type nodeInfo struct {
+	Service  string         `json:"service"`
+	Node     string         `json:"node"`
+	Host     string         `json:"host,omitempty"`
+	Port     uint16         `json:"port,omitempty"`
+	Name     string         `json:"name"`
+	Weight   *int           `json:"weight"`
+	Labels   map[string]any `json:"labels"`
+	Session  string         `json:"session"`
+	Created  time.Time      `json:"created"`
+	Modified time.Time      `json:"modified"`
+	State    string         `json:"state"` // ok, leaving or rejected
+	Reason   string         `json:"reason,omitempty"`
+
+	options []string
+}
+
+// snapshot reads one path and decodes what lies in it: instances sorted as in a discovery.Snapshot, then what is rejected
+// by node.
+func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]nodeInfo, error) {
+	var decoder discovery.AnyDecoder
+	var instances []discovery.Instance
+	var closed error
+	infos := []nodeInfo{}
+	reject := func(r discovery.Rejection) {
+		infos = append(infos, nodeInfo{
+			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
+			State: "rejected", Reason: r.Reason + ": " + r.Detail,
+		})
+	}
+	err := s.Walk(ctx, []string{from}, zookeeper.Walk{
+		Folder: func(f zookeeper.Folder) { instances = make([]discovery.Instance, 0, f.Names) },
+		Node: func(_ string, n zookeeper.Node) {
+			in, err := decoder.Decode(n.Name, n.Data)
+			if err != nil {
+				reject(rejection(n, err))
+				return
+			}
+			in.Session, in.Created, in.Modified = n.Owner, n.Created, n.Modified
+			instances = append(instances, in)
+		},
+		Unread: func(p string, err error) {
+			if p == cleanPath(from) {
+				closed = fmt.Errorf("read %s: %w", p, err)
+				return
+			}
+			reject(discovery.Rejection{Node: p[strings.LastIndexByte(p, '/')+1:], Reason: discovery.ReasonUnreadable, Detail: err.Error()})
+		},
+		Enter: func(string) bool { return false },
+	})
+	if err = cmp.Or(err, closed); err != nil {
+		return nil, err
+	}
+	order := make([]*discovery.Instance, len(instances)) // an Instance is large to move
+	for i := range instances {
+		order[i] = &instances[i]
+	}
+	slices.SortFunc(order, (*discovery.Instance).Compare)
+	rejected := infos
+	slices.SortFunc(rejected, func(a, b nodeInfo) int { return strings.Compare(a.Node, b.Node) })
+	infos = make([]nodeInfo, 0, len(instances)+len(rejected))
+	for _, in := range order {
+		infos = append(infos, instanceInfo(service, in))
+	}
+	return append(infos, rejected...), nil
+}
+
+// cleanPath is a path as walks tell of it.
+func cleanPath(p string) string { return path.Clean("/" + p) }
+
+// rejection is what a decoder's error says about a node.
+func rejection(n zookeeper.Node, err error) discovery.Rejection {
+	r := discovery.Rejection{
+		Node: n.Name, Reason: discovery.ReasonUndecodable, Detail: err.Error(), Session: n.Owner, Created: n.Created, Modified: n.Modified,
+	}
+	if why, ok := errors.AsType[*discovery.RejectError](err); ok {
+		r.Reason, r.Detail = why.Reason, why.Detail
+	}
+	return r
+}
+
+func instanceInfo(service string, in *discovery.Instance) nodeInfo {
+	state := "ok"
+	if in.Leaving {
+		state = "leaving"
+	}
+	return nodeInfo{
+		Service: service, Node: in.Node, Host: in.Endpoint.Host(), Port: in.Endpoint.Port(), Name: in.Name,
+		Weight: in.Weight, Labels: orEmpty(in.Labels), Session: sessionID(in.Session), Created: in.Created,
+		Modified: in.Modified, State: state, options: in.ServerOptions,
+	}
+}
+
+// orEmpty makes labels an object in JSON, with or without entries.
+func orEmpty(labels map[string]any) map[string]any {
+	if labels == nil {
+		return map[string]any{}
+	}
+	return labels
+}
+
+// sessionID writes a session as ZooKeeper's own tools do; empty for a node that is not ephemeral.
+func sessionID(id int64) string {
+	if id == 0 {
+		return ""
+	}
+	return "0x" + strconv.FormatUint(uint64(id), 16)
+}

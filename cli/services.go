@@ -13,7 +13,6 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
-	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
@@ -88,7 +87,7 @@ func (a *app) servicesBelow(r registry, root string) question[[]serviceInfo] {
 		}
 		slices.Sort(q.hosts)
 		q.hosts = slices.Compact(q.hosts)
-		q.zookeeper = func(ctx context.Context) ([]serviceInfo, error) { return a.fileServices(ctx, r) }
+		q.zookeeper = func(ctx context.Context) ([]serviceInfo, error) { return a.countFile(ctx, r) }
 		if len(q.hosts) == 0 { // nothing to be asked for
 			q.hosts = []string{"the file"}
 		}
@@ -108,21 +107,10 @@ func below(path, root string) bool {
 
 // listServices lists what there is below a root in ZooKeeper.
 func (a *app) listServices(ctx context.Context, zk config.ZooKeeper, root string) (infos []serviceInfo, err error) {
-	err = a.ask(ctx, zk, func(ctx context.Context, s *zookeeper.Session) error {
-		found, err := s.Services(ctx, root)
-		if err != nil {
-			return noSuchPath(ctx, s, root, err)
-		}
-		for _, f := range found {
-			snap, err := s.Snapshot(ctx, f.Path, f.Path)
-			if err != nil {
-				return err
-			}
-			name := strings.TrimPrefix(strings.TrimPrefix(f.Path, root), "/")
-			infos = append(infos, infoOf(cmp.Or(name, f.Path), f.Path, snap))
-		}
-		return nil
-	})
+	err = a.askLong(ctx, zk, func(ctx context.Context, s *zookeeper.Session, heard func(int)) (err error) {
+		infos, err = countBelow(ctx, s, root, heard)
+		return err
+	}, nil)
 	return infos, err
 }
 
@@ -133,30 +121,6 @@ type serviceInfo struct {
 	Instances int    `json:"instances"`
 	Rejected  int    `json:"rejected"`
 	Missing   bool   `json:"missing,omitempty"` // the path does not exist
-}
-
-func infoOf(service, path string, snap discovery.Snapshot) serviceInfo {
-	return serviceInfo{service, path, len(snap.Instances), len(snap.Rejected), snap.Missing}
-}
-
-// fileServices lists the services of the file that are found in ZooKeeper, ensemble by ensemble.
-func (a *app) fileServices(ctx context.Context, r registry) ([]serviceInfo, error) {
-	var infos []serviceInfo
-	for _, service := range r.services {
-		if service.Discovery.Path == "" {
-			infos = append(infos, serviceInfo{Service: service.Name, Instances: len(service.DefaultServers)})
-			continue
-		}
-		err := a.ask(ctx, service.Discovery.ZooKeeper, func(ctx context.Context, s *zookeeper.Session) error {
-			snap, err := s.Snapshot(ctx, service.Name, service.Discovery.Path)
-			infos = append(infos, infoOf(service.Name, service.Discovery.Path, snap))
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return infos, nil
 }
 
 func (a *app) printServices(infos []serviceInfo) error {
