@@ -119,8 +119,10 @@ func TestOrdersRefused(t *testing.T) {
 	}{
 		{"near match", 1, []string{"maint", "user-ap", "-c", in.file}, "did you mean user-api?"},
 		{"near match of enable", 1, []string{"enable", "user-ap", "-c", in.file}, "did you mean user-api?"},
-		{"fleet", 2, []string{"maint", service, "10.0.0.1:80", "-c", in.file}, "an order for the whole fleet, is not part of this version; on the host of that instance, write myelin maint user-api"},
-		{"fleet by enable", 2, []string{"enable", service, "10.0.0.1:80"}, "write myelin enable user-api"},
+		{"fleet", 1, []string{"maint", service, "10.0.0.1:80", "-c", in.file}, "user-api has no instance at 10.0.0.1:80"},
+		{"fleet by enable", 2, []string{"enable", service, "10.0.0.1:80"}, "which ZooKeeper?"},
+		{"fleet's flag", 2, []string{"maint", service, "--force", "-c", in.file}, "--force belongs to a target of the whole fleet"},
+		{"this host's flag", 2, []string{"maint", service, "10.0.0.1:80", "--socket", socket}, "--socket is about the registrar on this host"},
 		{"no service", 2, []string{"maint", "-c", in.file}, "write a service, or --list"},
 		{"both", 2, []string{"maint", service, "--list", "-c", in.file}, "write a service, or --list"},
 		{"no time", 2, []string{"maint", service, "--for", "0s", "-c", in.file}, "--for 0s: write a duration longer than 0"},

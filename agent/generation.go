@@ -42,6 +42,7 @@ type generation struct {
 	kept     *snapshots
 	exports  *exports
 	remotes  *remotes
+	consumer *consumers
 	ready    atomic.Bool
 
 	overrides *overrides
@@ -136,6 +137,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		wake: wake(), inForce: g.inForce, log: a.log, saved: make([]*discovery.Snapshot, len(c.Services)),
 	}
 	g.exports = g.newExports(driven, state, wake())
+	g.consumer = newConsumers(c, a.o.Version, a.sessions, a.log)
 	if a.book != nil {
 		g.shadows = g.newShadows(c, a.book, wake)
 		a.book.keep(g.shadowed())
@@ -214,6 +216,7 @@ func (g *generation) run(ctx context.Context) {
 	all.Go(func() { g.kept.run(ctx) })
 	all.Go(func() { g.exports.run(ctx) })
 	all.Go(func() { g.remotes.run(ctx) })
+	all.Go(func() { g.consumer.run(ctx) })
 	for _, r := range g.haproxys {
 		all.Go(func() { r.run(ctx) })
 	}

@@ -74,6 +74,7 @@ type node struct {
 	log     *logtest.Hook
 	logger  *logrus.Logger
 
+	shadow   *ShadowOptions       // nil: the agent drives HAProxy
 	names    *names               // nil: the system's nameserver
 	prepare  func(*generation)    // called before a generation runs; nil: nothing is
 	contact  contact              // how the registry is reached, as the guard is told
@@ -171,7 +172,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	n.registry = prometheus.NewRegistry()
 	n.agent = New(Options{
 		Config: c, Version: "test", Log: n.logger, Metrics: NewMetrics(n.registry), DeleteAfter: grace,
+		Shadow: n.shadow,
 	})
+	c = n.agent.o.Config // of a shadow it is another one
 	g, err := n.agent.newGeneration(c, 1, inherited)
 	require.NoError(n.t, err)
 	for i, s := range c.Services {

@@ -50,6 +50,7 @@ func ofShadow(c *config.Agent) *config.Agent {
 	out := *c
 	out.StateDir = ShadowDir(c.StateDir)
 	out.FileOutput = nil
+	out.ConsumersPath = "" // it writes nothing to the registry either
 	out.HAProxy.CandidateConfigFilePath = filepath.Join(out.StateDir, "haproxy.cfg.tmp")
 	return &out
 }
@@ -118,10 +119,10 @@ func (g *generation) newShadows(c *config.Agent, book *shadowBook, wake func() <
 	return out
 }
 
-// target is what is compared, in words for people.
+// target names what is compared: a socket, or the file.
 func (s *shadow) target() string {
 	if s.socket == "" {
-		return "file " + s.file
+		return s.file
 	}
 	return s.socket
 }
@@ -182,15 +183,17 @@ func (s *shadow) look(ctx context.Context) time.Time {
 	if err == nil {
 		s.reached.Store(w)
 	}
-	next := now.Add(auditEvery)
+	// What the other manager does is no event here: it is looked for as often as a difference needs to last.
+	every := min(auditEvery, s.book.grace)
 	at, differs := s.book.next(s.target())
 	watched := false
 	for _, b := range w.backends {
 		watched = watched || b.holds
 	}
 	if err != nil || differs || watched {
-		next = now.Add(shadowAgain)
+		every = min(every, shadowAgain)
 	}
+	next := now.Add(every)
 	if !at.IsZero() && at.Before(next) {
 		next = at
 	}

@@ -284,7 +284,7 @@ type ShadowStatus struct {
 
 // ShadowBackend is one backend of one HAProxy.
 type ShadowBackend struct {
-	Target  string            `json:"target"` // HAProxy's admin socket, or "file" and a path
+	Target  string            `json:"target"` // HAProxy's admin socket, or its file where there is none
 	Backend string            `json:"backend"`
 	Service string            `json:"service"`
 	State   string            `json:"state"`             // "agrees", "differs", "unknown"

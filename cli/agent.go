@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,8 +26,7 @@ import (
 )
 
 func (a *app) agentCommand() *cobra.Command {
-	var once bool
-	var instance string
+	var run agentRun
 	c := &cobra.Command{
 		Use:   "agent -c FILE",
 		Short: "Run the node agent: ZooKeeper in, HAProxy's servers out",
@@ -32,35 +34,78 @@ func (a *app) agentCommand() *cobra.Command {
 			"SIGTERM and SIGINT stop it; HAProxy keeps running with what it has.\n\n" +
 			"With registrar = \"FILE\" in its file the process is the registrar of that file too, over the same ZooKeeper\n" +
 			"session where both mean the same. A stop then withdraws those services first; after SIGUSR2 they stay registered\n" +
-			"for the next process, as with myelin registrar. With --once nothing is registered.",
+			"for the next process, as with myelin registrar. With --once nothing is registered.\n\n" +
+			"With --shadow it runs beside whatever drives HAProxy now, and changes nothing: no HAProxy, no file but its own in\n" +
+			"state_dir/shadow, no registration. What it would change is in the metrics (myelin_shadow_...), in myelin status and\n" +
+			"on the status page, once it has been due for --shadow-grace. With --once it is printed as myelin plan does, and the\n" +
+			"exit code is 3 when there is something.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.file("SYNAPSE_CONFIG")
 			if err != nil {
 				return err
 			}
-			return a.runAgent(c.Context(), path, a.instance(instance), once)
+			if run.grace < 0 || run.grace > 0 && !run.shadow {
+				return usage("--shadow-grace %s: write a length of time, and --shadow", run.grace)
+			}
+			run.instance = a.instance(run.instance)
+			return a.runAgent(c.Context(), path, run)
 		},
 	}
-	c.Flags().BoolVar(&once, "once", false, "converge once and exit, and register nothing; --timeout bounds it")
-	c.Flags().StringVarP(&instance, "instance_id", "i", "", "`ID` of the registrar in this process (NERVE_INSTANCE_ID; default: its file's)")
+	f := c.Flags()
+	f.BoolVar(&run.once, "once", false, "converge once and exit, and register nothing; --timeout bounds it")
+	f.StringVarP(&run.instance, "instance_id", "i", "", "`ID` of the registrar in this process (NERVE_INSTANCE_ID; default: its file's)")
+	f.BoolVar(&run.shadow, "shadow", false, "change nothing; show and export what would change")
+	f.DurationVar(&run.grace, "shadow-grace", 0, "how long a difference must last to count, for the other manager may be a little behind (default 10s)")
+	f.StringVar(&run.listen, "listen", "", "`HOST:PORT` of the pages and metrics instead of admin.listen, or \"off\"")
 	return c
 }
 
-func (a *app) runAgent(ctx context.Context, path, instance string, once bool) error {
+// agentRun is how myelin agent was asked to run.
+type agentRun struct {
+	instance     string // of the registrar in this process
+	once, shadow bool
+	grace        time.Duration // of the shadow; 0: the usual one
+	listen       string        // instead of admin.listen; empty: that
+}
+
+// load reads the agent's file as this run has it. A shadow takes orders elsewhere, so that it can stand beside an agent.
+func (r agentRun) load(path string, o config.Options) (*config.Agent, config.Problems, error) {
+	cfg, problems, err := config.LoadAgent(path, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch r.listen {
+	case "":
+	case "off":
+		cfg.Admin.Listen = ""
+	default:
+		cfg.Admin.Listen = r.listen
+	}
+	if r.shadow && cfg.ControlSocket.Path != "" {
+		cfg.ControlSocket = config.ControlSocket{Path: filepath.Join(agent.ShadowDir(cfg.StateDir), "agent.sock")}
+	}
+	return cfg, problems, nil
+}
+
+// registers tells whether the registrar of the file, if it names one, runs in this process.
+func (r agentRun) registers() bool { return !r.once && !r.shadow }
+
+func (a *app) runAgent(ctx context.Context, path string, run agentRun) error {
+	once := run.once
 	asked := catch()
 	defer asked.release()
 	if _, set := a.env("GOGC"); !set {
 		// An agent is a guest on its host, and idle most of the time: a smaller heap is worth more collections.
 		debug.SetGCPercent(50)
 	}
-	cfg, problems, err := config.LoadAgent(path, a.options(false))
+	cfg, problems, err := run.load(path, a.options(false))
 	if err != nil {
 		return err
 	}
 	var registers *config.Registrar // nil: this process is an agent only
-	file := registrarFile{path: cfg.Registrar, instance: instance, stateDir: cfg.StateDir, hosted: true}
-	if cfg.Registrar != "" && !once {
+	file := registrarFile{path: cfg.Registrar, instance: run.instance, stateDir: cfg.StateDir, hosted: true}
+	if cfg.Registrar != "" && run.registers() {
 		var more config.Problems
 		if registers, more, err = a.loadRegistrar(file); err != nil {
 			return err
@@ -73,7 +118,10 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	}
 	a.warn(log, problems)
 
-	claims := agent.NewClaims(path, log)
+	var claims *agent.Claims // nil: a shadow drives nothing
+	if !run.shadow {
+		claims = agent.NewClaims(path, log)
+	}
 	defer claims.Close()
 	if err := claims.Take(ctx, cfg); err != nil {
 		return err
@@ -82,12 +130,18 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	var pages net.Listener // nil: there are no pages
 	if cfg.Admin.Listen != "" && !once {
 		if pages, err = admin.Listen(cfg.Admin.Listen); err != nil {
+			if run.shadow {
+				err = fmt.Errorf("%w; --listen gives the shadow an address of its own", err)
+			}
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		defer pages.Close() // a second time, where the pages have ended
 	}
 
 	var told *controlPoint // for the agent
+	if run.shadow && cfg.StateDir != "" {
+		_ = os.MkdirAll(agent.ShadowDir(cfg.StateDir), 0o755) // whoever cannot write to it says so
+	}
 	if !once {
 		if told, err = openAgentControl(cfg, log); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -104,9 +158,12 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 
 	// What is made first ends last: the sessions, then the pages.
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	p := process{app: a, log: log, path: path, began: cfg, asked: asked, claims: claims}
+	p := process{app: a, log: log, path: path, as: run, began: cfg, asked: asked, claims: claims}
 	defer func() { p.endSessions(sessions) }()
 	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions, Claims: claims}
+	if run.shadow {
+		o.Shadow = &agent.ShadowOptions{Grace: run.grace}
+	}
 	if registers != nil {
 		// Before the agent, so that a session of both has the registrar's timeout and is kept for its next run.
 		if p.registrar, err = a.newRegistrar(ctx, registers, file, sessions, log, reg); err != nil {
@@ -118,13 +175,21 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 	p.agent = agent.New(o)
 	reg.MustRegister(p.agent.Collector())
 	if once {
-		return a.agentOnce(ctx, p.agent)
+		return a.agentOnce(ctx, p.agent, run.shadow)
 	}
 	defer told.answer(ctx, agentControl(p.agent, log))()
 	if pages != nil {
 		defer answer(context.WithoutCancel(ctx), pages, p.agent.Handler(reg), log)()
 	}
-	log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)}).Info("agent starts")
+	starts := log.WithFields(logrus.Fields{"component": "agent", "path": path, "count": len(cfg.Services)})
+	switch {
+	case run.shadow && cfg.Registrar != "":
+		starts.Info("agent starts in the shadow: nothing is changed, and nothing registered")
+	case run.shadow:
+		starts.Info("agent starts in the shadow: nothing is changed")
+	default:
+		starts.Info("agent starts")
+	}
 	return p.run(ctx)
 }
 
@@ -132,7 +197,8 @@ func (a *app) runAgent(ctx context.Context, path, instance string, once bool) er
 type process struct {
 	app       *app
 	log       *logrus.Logger
-	path      string        // of the agent's file
+	path      string // of the agent's file
+	as        agentRun
 	began     *config.Agent // what it was at the start
 	asked     asked
 	claims    *agent.Claims
@@ -190,7 +256,11 @@ func (p *process) run(ctx context.Context) error {
 	running.Go(func() {
 		select {
 		case <-p.agent.Ready():
-			p.log.Info("ready: everything wanted is applied")
+			if p.as.shadow {
+				p.log.Info("ready: everything is compared")
+			} else {
+				p.log.Info("ready: everything wanted is applied")
+			}
 			notify(p.log, daemon.SdNotifyReady)
 			<-ctx.Done()
 		case <-ctx.Done():
@@ -199,7 +269,11 @@ func (p *process) run(ctx context.Context) error {
 	})
 	err := p.agent.Run(serving)
 	p.claims.Close() // the next process need not wait for the sessions' end
-	p.log.Info("agent stopped; HAProxy keeps running with what it has")
+	if p.as.shadow {
+		p.log.Info("shadow stopped")
+	} else {
+		p.log.Info("agent stopped; HAProxy keeps running with what it has")
+	}
 	stop()
 	running.Wait()
 	return errors.Join(registering, err)
@@ -222,7 +296,7 @@ func (p *process) rereads(ctx context.Context) []reread {
 }
 
 func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
-	cfg, problems, err := config.LoadAgent(p.path, p.app.options(false))
+	cfg, problems, err := p.as.load(p.path, p.app.options(false))
 	if err != nil {
 		return nil, err
 	}
@@ -237,6 +311,7 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"control_socket", p.began.ControlSocket, cfg.ControlSocket}, setting{"log", p.began.Log, cfg.Log},
 		setting{"zookeeper.session_timeout", p.began.ZooKeeper.SessionTimeout, cfg.ZooKeeper.SessionTimeout})
 	switch {
+	case p.as.shadow:
 	case cfg.Registrar != "" && p.registrar == nil:
 		p.log.WithField("path", cfg.Registrar).Warn("registrar is new in the agent's file; restart the agent to have its services registered")
 	case cfg.Registrar == "" && p.registrar != nil:
@@ -245,21 +320,36 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 	return cfg, nil
 }
 
-// agentOnce runs the agent until everything is applied.
-func (a *app) agentOnce(ctx context.Context, ag *agent.Agent) error {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+// agentOnce runs the agent until everything is applied, or compared by a shadow: then it prints what would be done. Only
+// for differences that may be a delay of the other manager a shadow goes on for its grace, whatever --timeout says.
+func (a *app) agentOnce(ctx context.Context, ag *agent.Agent, shadow bool) error {
+	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- ag.Run(ctx) }()
+	go func() { ended <- ag.Run(running) }()
+	limit := time.NewTimer(a.timeout)
+	defer limit.Stop()
 	var err error
+	var found *agent.Preview
 	select {
 	case <-ag.Converged():
-	case <-ctx.Done():
+		if shadow {
+			found, err = ag.AwaitShadow(ctx)
+		}
+	case <-limit.C:
 		st := ag.Status()
 		err = fmt.Errorf("converge once: not done within %s: %s", a.timeout, strings.Join(append(st.Waiting, st.Stale...), "; "))
+	case <-ctx.Done():
+		err = fmt.Errorf("converge once: %w", ctx.Err())
 	}
 	cancel()
-	return errors.Join(err, <-ended)
+	if err := errors.Join(err, <-ended); err != nil || found == nil {
+		return err
+	}
+	for _, n := range found.Notes {
+		fmt.Fprintln(a.errs, "note:", n)
+	}
+	return a.printPlan(found)
 }
 
 func notify(log logrus.FieldLogger, state string) {

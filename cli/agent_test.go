@@ -36,7 +36,7 @@ zookeeper = { hosts = "127.0.0.1:1" }
 services = { web = { host = "10.0.0.1", port = 80, zk_path = "/services/web", check_mocked = true } }
 `), 0o600))
 
-	err = a.runAgent(context.Background(), a.configFile, "", false)
+	err = a.runAgent(context.Background(), a.configFile, agentRun{})
 	require.ErrorContains(t, err, a.configFile+": listen on admin.listen "+other.Addr().String())
 	require.ErrorContains(t, err, "choose another address")
 	files, err := os.ReadDir(state)

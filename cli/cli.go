@@ -17,10 +17,11 @@ import (
 
 // Exit codes. They are part of the interface.
 const (
-	exitDone     = 0
-	exitFailed   = 1
-	exitUsage    = 2 // the command line or a configuration file is wrong
-	exitFindings = 3 // plan: there is something to do
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2 // the command line or a configuration file is wrong
+	exitFindings    = 3 // plan: there is something to do
+	exitUnconfirmed = 4 // drain, maint, weight, enable with --wait: stored, but not confirmed
 )
 
 // version is set by the linker.
@@ -158,10 +159,16 @@ func (a *app) root() *cobra.Command {
 		a.watchCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
+		a.drainCommand(),
 		a.maintCommand(),
+		a.weightCommand(),
 		a.enableCommand(),
+		a.overridesCommand(),
 		a.reportCommand(),
 		a.manCommand(),
+		a.doctorCommand(),
+		a.fsckCommand(),
+		a.gcCommand(),
 		a.versionCommand(),
 	} {
 		if c.Args != nil {

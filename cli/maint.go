@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/registrar"
 	"github.com/myelin-sd/myelin/registrar/control"
 )
@@ -22,18 +22,31 @@ func socketFlag(c *cobra.Command) *string {
 }
 
 func (a *app) maintCommand() *cobra.Command {
-	var o maintOptions
+	var o intentFlags
+	var list bool
 	c := &cobra.Command{
-		Use:   "maint SERVICE [--for 30m] [--reason T]",
-		Short: "Take a service of this host out of rotation, for maintenance",
-		Long: "Has the registrar on this host withdraw the service, in order, and keep it withdrawn, whatever its checks say, until\n" +
-			"the time is over or myelin enable SERVICE. That outlives a restart of the registrar. It is asked at its control\n" +
-			"socket, as the user that it runs as, or as root.",
-		Args: localService("maint", 0),
+		Use:   "maint SERVICE [HOST:PORT|HOST|--all] [--for 30m] [--reason T] [--wait]",
+		Short: "Take a service of this host, or instances for the whole fleet, out of rotation for maintenance",
+		Long: "With SERVICE alone: has the registrar on this host withdraw the service, in order, and keep it withdrawn, whatever\n" +
+			"its checks say, until the time is over or myelin enable SERVICE. That outlives a restart of the registrar. It is asked\n" +
+			"at its control socket, as the user that it runs as, or as root.\n\n" +
+			"With a target: has no agent send anything to the instances, nor check them.\n" + intentLong,
+		Args: cobra.MaximumNArgs(2),
 	}
 	socket := socketFlag(c)
+	o.add(c.Flags())
+	c.Flags().BoolVar(&list, "list", false, "show what the registrar on this host has in maintenance")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if o.list == (len(args) == 1) {
+		if !list && o.fleet(args) {
+			if err := refuseFlags(c, "is about the registrar on this host; the target is one of the whole fleet", "socket"); err != nil {
+				return err
+			}
+			return a.intend(c, discovery.ActionMaint, args, o)
+		}
+		if err := refuseFlags(c, "belongs to a target of the whole fleet: SERVICE HOST:PORT, SERVICE HOST, SERVICE --all or --host HOST", fleetFlags...); err != nil {
+			return err
+		}
+		if list == (len(args) == 1) {
 			return usage("write a service, or --list; see %s --help", c.CommandPath())
 		}
 		if c.Flags().Changed("for") && o.limit <= 0 {
@@ -43,27 +56,40 @@ func (a *app) maintCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if o.list {
+		if list {
 			return a.listMaintenance(c.Context(), client)
 		}
-		return a.maint(c.Context(), client, args[0], o)
+		return a.maint(c.Context(), client, args[0], maintOptions{o.limit, o.reason, o.wait})
 	}
-	c.Flags().DurationVar(&o.limit, "for", 0, "`DURATION` after which it ends by itself (default: with myelin enable)")
-	c.Flags().StringVar(&o.reason, "reason", "", "`TEXT` for those who wonder")
-	c.Flags().BoolVar(&o.wait, "wait", false, "wait until the service is withdrawn; --timeout bounds it")
-	c.Flags().BoolVar(&o.list, "list", false, "show what is in maintenance")
 	return c
 }
 
 func (a *app) enableCommand() *cobra.Command {
+	var o intentFlags
 	c := &cobra.Command{
-		Use:   "enable SERVICE",
-		Short: "End a service's maintenance",
-		Long:  "Has the registrar on this host register the service again, as soon as its checks have it up.",
-		Args:  localService("enable", 1),
+		Use:   "enable SERVICE [HOST:PORT|HOST|--all]",
+		Short: "End a service's maintenance on this host, or an override for the whole fleet",
+		Long: "With SERVICE alone: has the registrar on this host register the service again, as soon as its checks have it up.\n\n" +
+			"With a target: removes the target's override, so that all agents have it as it is registered. Where a wider override\n" +
+			"would count then, one is stored that keeps the target out of it. Overrides of narrower targets stay.\n" + intentLong,
+		Args: cobra.MaximumNArgs(2),
 	}
 	socket := socketFlag(c)
+	o.add(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if o.fleet(args) {
+			if err := refuseFlags(c, "is about the registrar on this host; the target is one of the whole fleet", "socket"); err != nil {
+				return err
+			}
+			return a.intend(c, discovery.ActionEnable, args, o)
+		}
+		local := append([]string{"for", "reason", "wait"}, fleetFlags...)
+		if err := refuseFlags(c, "belongs to a target of the whole fleet: SERVICE HOST:PORT, SERVICE HOST, SERVICE --all or --host HOST", local...); err != nil {
+			return err
+		}
+		if len(args) != 1 {
+			return usage("write a service, or a target; see %s --help", c.CommandPath())
+		}
 		client, err := a.controlClient(*socket)
 		if err != nil {
 			return err
@@ -77,6 +103,19 @@ func (a *app) enableCommand() *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// fleet tells whether the command line means instances for the whole fleet, and not a service of this host.
+func (o *intentFlags) fleet(args []string) bool { return len(args) > 1 || o.all || o.host != "" }
+
+// refuseFlags refuses those of the named flags that were given.
+func refuseFlags(c *cobra.Command, why string, names ...string) error {
+	for _, name := range names {
+		if c.Flags().Changed(name) {
+			return usage("--%s %s; see %s --help", name, why, c.CommandPath())
+		}
+	}
+	return nil
 }
 
 func (a *app) reportCommand() *cobra.Command {
@@ -130,24 +169,10 @@ func parseReport(args []string) (report, error) {
 	return report{}, fmt.Errorf("write SERVICE [CHECK] and then %s, %s or %s", control.Pass, control.Warn, control.Fail)
 }
 
-// localService allows at least least services, and at most one, which must be one of this host: an order for an
-// instance elsewhere goes through the registry, and is not taken for one that is carried out here.
-func localService(command string, least int) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) == 2 {
-			if _, _, err := net.SplitHostPort(args[1]); err == nil {
-				return fmt.Errorf("%s %s %s, an order for the whole fleet, is not part of this version; on the host of that instance, write myelin %s %s",
-					command, args[0], args[1], command, args[0])
-			}
-		}
-		return cobra.RangeArgs(least, 1)(nil, args)
-	}
-}
-
 type maintOptions struct {
-	limit      time.Duration // 0: none
-	reason     string
-	wait, list bool
+	limit  time.Duration // 0: none
+	reason string
+	wait   bool
 }
 
 // maint puts a service into maintenance.

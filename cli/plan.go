@@ -81,6 +81,7 @@ type planAnswer struct {
 	Pending bool         `json:"pending"`
 	Write   bool         `json:"write"` // haproxy.cfg would be written
 	Reload  string       `json:"reload,omitempty"`
+	Differ  []string     `json:"file_differences,omitempty"` // how haproxy.cfg is not as it would be written
 	Targets []planTarget `json:"targets"`
 	Notes   []string     `json:"notes,omitempty"`
 	Rungs   []planRung   `json:"rungs,omitempty"`
@@ -113,7 +114,7 @@ func (a *app) printPlan(p *agent.Preview) error {
 		failed = failed || t.Error != ""
 	}
 	if a.output == "json" {
-		answer := planAnswer{Pending: p.Pending(), Write: p.Written, Reload: p.Reload, Notes: p.Notes, Targets: []planTarget{}}
+		answer := planAnswer{Pending: p.Pending(), Write: p.Written, Reload: p.Reload, Differ: p.Differences, Notes: p.Notes, Targets: []planTarget{}}
 		for _, t := range p.Targets {
 			target := planTarget{Socket: t.Socket, Error: t.Error, Steps: []planStep{}}
 			for _, s := range t.Plan {
@@ -143,6 +144,9 @@ func (a *app) printPlan(p *agent.Preview) error {
 		}
 		if p.Written {
 			fmt.Fprintln(a.out, "# haproxy.cfg would be written")
+		}
+		for _, d := range p.Differences {
+			fmt.Fprintln(a.out, "# haproxy.cfg:", printable(d))
 		}
 		if p.Reload != "" {
 			fmt.Fprintln(a.out, "# HAProxy would be reloaded:", p.Reload)

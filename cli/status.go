@@ -194,6 +194,9 @@ func (a *app) printStatus(st agent.Status) {
 	if st.File.Pending != "" {
 		fmt.Fprintf(a.out, "file %s: a reload is due: %s\n", st.File.Path, st.File.Pending)
 	}
+	if st.Shadow != nil {
+		a.printShadow(st.Shadow)
+	}
 	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "LAST CHANGE", "NOTE")
 	for _, s := range st.Services {
 		ready := "-"

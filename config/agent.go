@@ -16,6 +16,7 @@ type Agent struct {
 	ControlSocket ControlSocket // where the agent takes orders
 	Log           Log
 	OverridesPath string // path in ZooKeeper; default /myelin/overrides; empty: overrides are not honoured
+	ConsumersPath string // path in ZooKeeper where agents say what they read; empty: nowhere
 	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
 	Statsd        *Statsd
 	Strict        bool // unknown keys are errors

@@ -185,8 +185,7 @@ func (c *Claim) listen(socket string, me Holder) error {
 	if runtime.GOOS != "linux" {
 		return nil
 	}
-	sum := sha256.Sum256([]byte(socket))
-	name := func(slot int) string { return fmt.Sprintf("@myelin/%s/%d", hex.EncodeToString(sum[:16]), slot) }
+	name := func(slot int) string { return claimName(socket, slot) }
 	own := -1
 	for slot := 0; slot < claimSlots && own < 0; slot++ {
 		l, err := net.Listen("unix", name(slot))
@@ -214,6 +213,12 @@ func (c *Claim) listen(socket string, me Holder) error {
 		}
 	}
 	return nil
+}
+
+// claimName is one of the names that a claim to the HAProxy at a socket can have.
+func claimName(socket string, slot int) string {
+	sum := sha256.Sum256([]byte(socket))
+	return fmt.Sprintf("@myelin/%s/%d", hex.EncodeToString(sum[:16]), slot)
 }
 
 // claimReply is what a holder answers.

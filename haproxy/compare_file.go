@@ -37,7 +37,10 @@ func CompareFiles(have, would []byte) []string {
 			out = append(out, clip(title)+": would be gone")
 		}
 	}
-	out = append(out, compareOptions(ServersOfText(have), ServersOfText(would))...)
+	inherited := func(backend string) []string {
+		return DefaultServerWords(a.lines["defaults"], a.lines["backend "+backend])
+	}
+	out = append(out, compareOptions(ServersOfText(have), ServersOfText(would), inherited)...)
 	if more := len(out) - mostFileDifferences; more > 0 {
 		out = append(out[:mostFileDifferences], fmt.Sprintf("and %d more differences", more))
 	}
@@ -151,8 +154,9 @@ func aboutLine(line string) string {
 	return clip(words[0])
 }
 
-// compareOptions says which servers that both files have, by address, have other options.
-func compareOptions(have, would State) []string {
+// compareOptions says which servers that both files have, by address, have other options. inherited are those that the
+// servers of a backend have from default-server lines: others leave them there, Myelin writes them into each server too.
+func compareOptions(have, would State, inherited func(backend string) []string) []string {
 	var out []string
 	for _, backend := range sortedNames(would) {
 		old := make(map[netip.AddrPort]*Server, len(have[backend]))
@@ -166,8 +170,7 @@ func compareOptions(have, would State) []string {
 		for i := range would[backend] {
 			s := &would[backend][i]
 			before := old[canonical(s.Addr)]
-			// A cookie without a directive is inert, and ours are left out then.
-			if before == nil || slices.Equal(before.Options, s.Options) && (s.Cookie == "" || s.Cookie == before.Cookie) {
+			if before == nil || sameOptions(before, s, inherited(backend)) {
 				continue
 			}
 			if count++; count == 1 {
@@ -182,6 +185,15 @@ func compareOptions(have, would State) []string {
 		}
 	}
 	return out
+}
+
+// sameOptions tells whether two servers have the same options. A cookie without a directive is inert, and ours are left
+// out then.
+func sameOptions(have, would *Server, inherited []string) bool {
+	if would.Cookie != "" && would.Cookie != have.Cookie {
+		return false
+	}
+	return slices.Equal(have.Options, would.Options) || slices.Equal(slices.Concat(inherited, have.Options), would.Options)
 }
 
 func describeOptions(s Server) string {

@@ -2,7 +2,11 @@
 // down.
 package journal
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Kind is what an event is about.
 type Kind string
@@ -21,6 +25,9 @@ const (
 )
 
 // Event is one thing that happened. Its JSON is part of the interface: history -o json and /api/v1/events show it.
+//
+// What begins in the middle of a sentence where the event has a subject: people read "10.0.0.5:8080 joined" (Instance),
+// "12 joined: ..." (Count), and "service is up" where there is neither.
 type Event struct {
 	At       time.Time `json:"at"`
 	Role     string    `json:"role"` // agent or registrar
@@ -35,6 +42,61 @@ type Event struct {
 // Recorder takes events. Record never blocks and never fails; the time is filled in where it is zero.
 type Recorder interface {
 	Record(Event)
+}
+
+// few is how many instances an event names.
+const few = 4
+
+// Of is the event about these instances: about one it names that, about several it counts them and names the first few.
+// One line stands for all of them, however many they are.
+func (e Event) Of(instances ...string) Event {
+	switch len(instances) {
+	case 0:
+	case 1:
+		e.Instance = instances[0]
+	default:
+		e.Count = len(instances)
+		e.What += ": " + names(instances[:min(few, len(instances))], e.Count)
+	}
+	return e
+}
+
+// names are the first of total instances.
+func names(first []string, total int) string {
+	text := strings.Join(first, " ")
+	if total > len(first) {
+		text += fmt.Sprintf(" and %d more", total-len(first))
+	}
+	return text
+}
+
+// Bounds of what one event may say, in bytes. What HAProxy or the registry say is quoted in them, and they may say a lot.
+const (
+	maxWhat     = 1000
+	maxCause    = 500
+	maxService  = 255
+	maxInstance = 300
+)
+
+// bounded is e in the bounds, as UTF-8, at a time.
+func (e Event) bounded(role string, now time.Time) Event {
+	if e.At.IsZero() {
+		e.At = now
+	}
+	e.At = e.At.UTC().Round(0)
+	if e.Role == "" {
+		e.Role = role
+	}
+	e.What, e.Cause = clip(e.What, maxWhat), clip(e.Cause, maxCause)
+	e.Service, e.Instance = clip(e.Service, maxService), clip(e.Instance, maxInstance)
+	return e
+}
+
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most-3] + "..."
+	}
+	return strings.ToValidUTF8(s, "?")
 }
 
 // Nowhere is a Recorder that forgets.

@@ -18,6 +18,9 @@ import (
 // ErrOverrideChanged is wrapped by errors about an override that somebody else has changed since it was read.
 var ErrOverrideChanged = errors.New("somebody else has changed it meanwhile")
 
+// ErrUnanswered is wrapped by errors about a write whose outcome is not known: time was over before an answer came.
+var ErrUnanswered = errors.New("no answer, it may be done all the same")
+
 // NoOverride is the revision of an override that is not there.
 const NoOverride int32 = -1
 
@@ -66,7 +69,7 @@ func (s *Session) Overrides(ctx context.Context, dir string) ([]StoredOverride, 
 // overrides is decided once, on the path.
 //
 // A write whose reply was lost is repeated on the next connection, and done once. It waits for a connection until ctx
-// ends. If ctx ends while a request is under way, the error says that the override may be stored.
+// ends. If ctx ends while a request is under way, the error wraps ErrUnanswered.
 func (s *Session) PutOverride(ctx context.Context, dir string, o discovery.Override, revision int32) (discovery.Override, error) {
 	o.Node = o.NodeName()
 	data, err := discovery.EncodeOverride(o)
@@ -169,7 +172,7 @@ func attempts[T any](ctx context.Context, s *Session, f func(e *epoch, repeated 
 		}
 	})
 	if err != nil && sent && (ctx.Err() != nil || errors.Is(err, errLost)) {
-		err = fmt.Errorf("no answer; it may be done all the same, look with myelin overrides: %w", err)
+		err = fmt.Errorf("%w: %w", ErrUnanswered, err)
 	}
 	return v, err
 }

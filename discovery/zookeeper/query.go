@@ -22,6 +22,7 @@ type Node struct {
 	Created, Modified time.Time
 	Version           int32 // of the data
 	Children          int
+	Czxid, Mzxid      int64 // the transactions that made it, and last wrote its data
 }
 
 // Children lists the names of a node's children, sorted. It waits for a connection until ctx ends. The error wraps
@@ -94,11 +95,8 @@ func (s *Session) readAll(ctx context.Context, e *epoch, dir string, names []str
 	err := s.readNodes(ctx, e, dir, names, false, func(name string, r reading, err error) {
 		switch {
 		case err == nil:
-			st := r.stat
-			found[name] = Node{
-				Name: name, Data: bytes.Clone(r.data), Owner: st.EphemeralOwner, Created: time.UnixMilli(st.Ctime),
-				Modified: time.UnixMilli(st.Mtime), Version: st.Version, Children: int(st.NumChildren),
-			}
+			r.data = bytes.Clone(r.data)
+			found[name] = nodeOf(name, r)
 		case !gone(err) && failed == nil:
 			failed = wrap("get", path.Join(dir, name), err)
 		}

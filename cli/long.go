@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/agent"
+	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
+)
+
+// askLong is ask for questions that read much: --timeout bounds the time in which nothing is heard, and not all of it.
+// The question calls heard with each answer. When it has what it wants then is called, without a bound, while the session
+// is still open.
+func (a *app) askLong(
+	ctx context.Context, zk config.ZooKeeper,
+	question func(ctx context.Context, s *zookeeper.Session, heard func()) error, then func(context.Context, *zookeeper.Session) error,
+) error {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if a.logLevel != "" {
+		var err error
+		if log, err = a.logger(config.Log{}); err != nil {
+			return err
+		}
+	}
+	pool := agent.NewSessions(log)
+	defer pool.Close()
+	s, err := a.open(pool, zk)
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silence := time.AfterFunc(a.timeout, cancel)
+	defer silence.Stop()
+	err = question(asking, s, func() { silence.Reset(a.timeout) })
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err() // somebody has ended the command
+	case err != nil && asking.Err() != nil:
+		return a.notHeard(zk, s)
+	case err != nil:
+		return err
+	}
+	return then(ctx, s)
+}
+
+// notHeard is the error of a question without an answer.
+func (a *app) notHeard(zk config.ZooKeeper, s *zookeeper.Session) error {
+	why := s.Status().Error
+	if why == "" {
+		why = "no answer"
+	}
+	return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)
+}
+
+// noSuchPath is the error about a path that does not exist, with the nearest one that does. Other errors stay as they are.
+func noSuchPath(ctx context.Context, s *zookeeper.Session, p string, err error) error {
+	if !errors.Is(err, zookeeper.ErrNoPath) {
+		return err
+	}
+	p = path.Clean("/" + p)
+	hint := `"myelin services /" lists what there is`
+	if names, err := s.Children(ctx, path.Dir(p)); err == nil {
+		if near := config.Nearest(path.Base(p), names); near != "" {
+			hint = "did you mean " + printable(path.Join(path.Dir(p), near)) + "?"
+		}
+	}
+	return fmt.Errorf("there is no %s in ZooKeeper; %s", printable(p), hint)
+}
