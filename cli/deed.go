@@ -61,6 +61,9 @@ func (in intent) decide(known standing, now time.Time) (deed, error) {
 	}
 	if d.does == doesStore {
 		d.override = in.override(now)
+		if in.action == discovery.ActionEnable && in.limit == 0 {
+			d.override.Until = d.wider.Until // it is of no use for longer
+		}
 	}
 	d.narrower = narrower(known, in.target, now)
 	if err := in.spared(known, d, now); err != nil && !in.force {
@@ -87,7 +90,7 @@ func (in intent) enabling(former *zookeeper.StoredOverride, wide *discovery.Over
 	held := wide != nil && wide.Action != discovery.ActionEnable
 	enabled := former != nil && former.Problem == nil && former.Action == discovery.ActionEnable && former.InForce(now)
 	switch {
-	case held && enabled && former.Until.IsZero() == (in.limit == 0):
+	case held && enabled && in.limit == 0 && (former.Until.IsZero() || !wide.Until.IsZero() && !former.Until.Before(wide.Until)):
 		return doesNothing
 	case held:
 		return doesStore
@@ -112,11 +115,12 @@ func inForce(all []zookeeper.StoredOverride, now time.Time, skip func(discovery.
 func widest(known standing, t discovery.Target, now time.Time) *discovery.Override {
 	rest := inForce(known.overrides, now, func(o discovery.Target) bool { return o == t })
 	for _, s := range known.services {
+		of := rest.Of(s.service, now)
 		for _, e := range s.instances {
 			if !covers(t, s.service, e) {
 				continue
 			}
-			if o := rest.For(s.service, e, now); o != nil && o.Action != discovery.ActionEnable && narrowness(o.Target) < narrowness(t) {
+			if o := of.For(e); o != nil && o.Action != discovery.ActionEnable && narrowness(o.Target) < narrowness(t) {
 				return o
 			}
 		}
@@ -192,8 +196,9 @@ func (in intent) spared(known standing, d deed, now time.Time) error {
 }
 
 func inRotation(all discovery.Overrides, s serving, now time.Time) (n int) {
+	of := all.Of(s.service, now)
 	for _, e := range s.instances {
-		if !ends(all.For(s.service, e, now)) {
+		if !ends(of.For(e)) {
 			n++
 		}
 	}
