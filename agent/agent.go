@@ -22,6 +22,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 	"github.com/myelin-sd/myelin/registrar"
 )
 
@@ -40,6 +41,9 @@ type Options struct {
 
 	// Registrar is the process's other role, to be shown in the status. nil: it has none.
 	Registrar Registrar
+
+	// Journal keeps what happens. nil: nobody does.
+	Journal journal.Recorder
 
 	// DeleteAfter is how long a server that left stays in HAProxy, in maintenance, before it is deleted. 0: a minute,
 	// and ten before HAProxy 3.0.
@@ -262,11 +266,22 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 	}
 	var used []config.ZooKeeper
 	if keep != nil {
+		if keep.OverridesPath != "" && len(keep.ZooKeeper.Hosts) > 0 {
+			used = append(used, keep.ZooKeeper)
+		}
 		for _, s := range keep.Services {
 			used = append(used, s.Discovery.ZooKeeper)
 		}
 	}
 	a.sessions.Release(used)
+}
+
+// journal is where what happens is kept.
+func (a *Agent) journal() journal.Recorder {
+	if a.o.Journal == nil {
+		return journal.Nowhere{}
+	}
+	return a.o.Journal
 }
 
 // decoder reads registrations as the file says; nil stands for Nerve's.
@@ -314,6 +329,9 @@ func (a *Agent) Status() Status {
 	}
 	if a.book != nil {
 		st.Shadow = a.book.status()
+	}
+	if g := a.current.Load(); g != nil && st.Overrides.Path != "" {
+		st.Overrides.Ensemble = a.sessions.Name(g.config.ZooKeeper)
 	}
 	for i, s := range st.Services {
 		if s.Path != "" {
