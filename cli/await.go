@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -107,7 +108,9 @@ func (a *app) agentsToAsk(others []string) ([]agentAddress, error) {
 		if _, port, err := parsePlace(o); err != nil || port == 0 {
 			return nil, usage("--agent %s: write HOST:PORT of its pages", printable(o))
 		}
-		all = append(all, agentAddress{o, false})
+		if !slices.Contains(all, agentAddress{o, false}) {
+			all = append(all, agentAddress{o, false})
+		}
 	}
 	return all, nil
 }

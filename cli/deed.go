@@ -215,7 +215,12 @@ func ends(o *discovery.Override) bool {
 
 // unknownTarget refuses a target that the registry knows nothing of, with what may have been meant.
 func unknownTarget(t discovery.Target, known standing) error {
-	const anyway = "; --force stores it all the same, for one that is to come"
+	refused := func(text string) error {
+		if !strings.HasSuffix(text, "?") {
+			text += ";"
+		}
+		return errors.New(text + " --force stores it all the same, for one that is to come")
+	}
 	if t.Service == "" {
 		var hosts []string
 		for _, s := range known.services {
@@ -223,11 +228,11 @@ func unknownTarget(t discovery.Target, known standing) error {
 				hosts = append(hosts, e.Host())
 			}
 		}
-		return errors.New("nothing is registered on " + t.String() + meant(t.Host, hosts, "hosts with instances") + anyway)
+		return refused("nothing is registered on " + t.String() + meant(t.Host, hosts, "hosts with instances"))
 	}
 	s := known.services[0]
 	if s.missing {
-		return errors.New("there is no service " + printable(t.Service) + " (" + s.path + ")" + meant(t.Service, known.names, "there are") + anyway)
+		return refused("there is no service " + printable(t.Service) + " (" + s.path + ")" + meant(t.Service, known.names, "there are"))
 	}
 	if t.Host == "" {
 		return nil // it has no instance now
@@ -237,7 +242,7 @@ func unknownTarget(t discovery.Target, known standing) error {
 		instances = append(instances, e.String())
 	}
 	place := strings.TrimPrefix(t.String(), t.Service+" ")
-	return errors.New(printable(t.Service) + " has no instance at " + place + meant(place, instances, "it has") + anyway)
+	return refused(printable(t.Service) + " has no instance at " + place + meant(place, instances, "it has"))
 }
 
 // meant suggests what is like a word that is not known, or tells of some.

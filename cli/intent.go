@@ -332,8 +332,11 @@ func (a *app) overridesAt(flag string) (overridesPlace, error) {
 	if err != nil {
 		return p, err
 	}
-	if p.path = c.OverridesPath; p.path == "" {
+	switch p.path = c.OverridesPath; {
+	case p.path == "":
 		return p, fmt.Errorf("%s: overrides_path is off, so its agent honours no overrides", a.configFile)
+	case len(p.zk.Hosts) == 0:
+		return p, fmt.Errorf("%s: zookeeper.hosts is missing, so its agent honours no overrides: they lie in the default ensemble", a.configFile)
 	}
 	return p, nil
 }

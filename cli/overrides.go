@@ -85,7 +85,7 @@ func (i overrideInfo) words() string {
 }
 
 func (a *app) overridesCommand() *cobra.Command {
-	var path string
+	var path, address string
 	c := &cobra.Command{
 		Use:   "overrides",
 		Short: "List what operators want of instances, fleet-wide: drains, maintenance, weights",
@@ -93,9 +93,10 @@ func (a *app) overridesCommand() *cobra.Command {
 			"them, where it can be asked. When ZooKeeper does not answer, the agent tells what it has heard of.\n" +
 			"See myelin drain, maint, weight and enable, and myelin overrides rm.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.listOverrides(c.Context(), path) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.listOverrides(c.Context(), path, address) },
 	}
 	overridesPathFlag(c.Flags(), &path)
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
 	c.AddCommand(a.removeOverridesCommand())
 	return c
 }
@@ -144,12 +145,17 @@ func (a *app) withOverrides(ctx context.Context, where overridesPlace, other boo
 
 // listOverrides shows what is in ZooKeeper, and what the agent of this host says of it; without ZooKeeper what the agent
 // has heard of.
-func (a *app) listOverrides(ctx context.Context, path string) error {
+func (a *app) listOverrides(ctx context.Context, path, address string) error {
 	where, err := a.overridesAt(path)
 	if err != nil {
 		return err
 	}
-	here, unheard := a.askOverrides(ctx)
+	if address == "" {
+		if address, err = a.agentListen(); err != nil {
+			return err
+		}
+	}
+	here, unheard := a.askOverrides(ctx, address)
 	var infos []overrideInfo
 	err = a.withOverrides(ctx, where, unheard == nil, func(ctx context.Context, s *zookeeper.Session) error {
 		all, err := s.Overrides(ctx, where.path)
@@ -172,7 +178,10 @@ func (a *app) listOverrides(ctx context.Context, path string) error {
 	case here.Heard == nil && here.FromDisk == nil: // what is not known is not none
 		return fmt.Errorf("%w; and the agent of this host has heard nothing of overrides yet", err)
 	default:
-		fmt.Fprintf(a.errs, "myelin: %v\n%s\n", err, heardWords(here, time.Now()))
+		if len(where.zk.Hosts) > 0 { // otherwise nobody has asked for ZooKeeper
+			fmt.Fprintf(a.errs, "myelin: %v\n", err)
+		}
+		fmt.Fprintln(a.errs, heardWords(here, time.Now()))
 		infos = infosOfAgent(here)
 	}
 	return a.printOverrides(infos, "there are no overrides")
@@ -181,12 +190,8 @@ func (a *app) listOverrides(ctx context.Context, path string) error {
 // agentPatience is how long an answer of the local agent is waited for, which is only a part of what is to be shown.
 const agentPatience = 2 * time.Second
 
-// askOverrides asks the agent of this host.
-func (a *app) askOverrides(ctx context.Context) (agent.OverridesStatus, error) {
-	address, err := a.agentListen()
-	if err != nil {
-		return agent.OverridesStatus{}, err
-	}
+// askOverrides asks an agent.
+func (a *app) askOverrides(ctx context.Context, address string) (agent.OverridesStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(agentPatience, a.timeout))
 	defer cancel()
 	var st struct {

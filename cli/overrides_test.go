@@ -67,6 +67,44 @@ discovery = { method = "zookeeper", path = "/services/web" }
 	}
 }
 
+// TestOverridesOfAnAgent: without a ZooKeeper to ask the agent is asked, and that is all there is to say.
+func TestOverridesOfAnAgent(t *testing.T) {
+	t.Setenv("MYELIN_ZOOKEEPER", "")
+	pages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"overrides": {"path": "/myelin/overrides", "heard": "2020-01-01T00:00:00Z", "list": []}}`)
+	}))
+	defer pages.Close()
+	var out, errs bytes.Buffer
+	require.Zero(t, Main([]string{"overrides", "--address", strings.TrimPrefix(pages.URL, "http://")}, &out, &errs))
+	require.Equal(t, "there are no overrides\n", out.String())
+	require.Equal(t, "This is what the agent of this host has heard of:\n", errs.String())
+	require.Equal(t, 2, Main([]string{"overrides", "--address", refused(t)}, &out, &errs))
+	require.Contains(t, errs.String(), "which ZooKeeper?")
+}
+
+// TestOverridesNotHonoured: an intent that no agent would hear of is refused.
+func TestOverridesNotHonoured(t *testing.T) {
+	const service = "[services.web]\ndiscovery = { method = \"zookeeper\", path = \"/web\", hosts = \"zk1\" }\n"
+	for text, want := range map[string]string{
+		"overrides_path = \"off\"\n[zookeeper]\nhosts = \"zk1\"\n" + service: "overrides_path is off, so its agent honours no overrides",
+		service: "zookeeper.hosts is missing, so its agent honours no overrides",
+	} {
+		a, _ := command(t, "agent.toml", text)
+		_, err := a.overridesAt("")
+		require.ErrorContains(t, err, want)
+		require.Equal(t, exitFailed, a.exit(err))
+	}
+	a, _ := command(t, "agent.toml", "overrides_path = \"/ops/overrides\"\n[zookeeper]\nhosts = \"zk1\"\n"+service)
+	where, err := a.overridesAt("")
+	require.NoError(t, err)
+	require.Equal(t, "/ops/overrides", where.path)
+	where, err = a.overridesAt("/other")
+	require.NoError(t, err)
+	require.Equal(t, "/other", where.path)
+	_, err = a.overridesAt("other")
+	require.Equal(t, exitUsage, a.exit(err))
+}
+
 // TestOverridesHere: what the agent makes of an override counts only where it looks at the same ones.
 func TestOverridesHere(t *testing.T) {
 	where := overridesPlace{path: "/myelin/overrides"}
