@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
@@ -245,43 +246,22 @@ func unknownTarget(t discovery.Target, known standing) error {
 	return refused(printable(t.Service) + " has no instance at " + place + meant(place, instances, "it has"))
 }
 
-// meant suggests what is like a word that is not known, or tells of some.
+// meant suggests what is like a word that is not known, or tells of those that are the least unlike.
 func meant(word string, candidates []string, there string) string {
 	const most = 5
+	if near := config.Nearest(word, candidates); near != "" {
+		return "; did you mean " + printable(near) + "?"
+	}
 	slices.Sort(candidates)
 	candidates = slices.Compact(candidates)
 	if len(candidates) == 0 {
 		return ""
 	}
-	slices.SortStableFunc(candidates, func(a, b string) int { return cmp.Compare(apart(word, a), apart(word, b)) })
+	slices.SortStableFunc(candidates, func(a, b string) int { return cmp.Compare(config.Distance(word, a), config.Distance(word, b)) })
 	for i, c := range candidates {
 		candidates[i] = printable(c)
 	}
-	if apart(word, candidates[0]) <= max(1, len(word)/3) {
-		return "; did you mean " + candidates[0] + "?"
-	}
 	return "; " + there + " " + listed(candidates, most)
-}
-
-// apart is how many letters of two words differ: those to insert, to delete and to replace.
-func apart(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // listed joins the first words, and says how many more there are.
