@@ -59,6 +59,7 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		admin.Answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
 	})
 	mux.HandleFunc("GET /api/v1/services/{name}/servers", a.answerServers)
+	mux.Handle("GET /api/v1/events", admin.Events(a.o.Feed))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		statusPage.Execute(w, a.Status())
