@@ -56,10 +56,19 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 				return
 			}
 		}
-		admin.Answer(w, http.StatusNotFound, map[string]string{"error": "no such service"})
+		admin.Answer(w, http.StatusNotFound, map[string]string{"error": a.noService(r.PathValue("name")).Error()})
 	})
 	mux.HandleFunc("GET /api/v1/services/{name}/servers", a.answerServers)
 	mux.Handle("GET /api/v1/events", admin.Events(a.o.Feed))
+	mux.HandleFunc("GET /api/v1/services/{name}/instances", func(w http.ResponseWriter, r *http.Request) {
+		l, err := a.Instances(r.PathValue("name"))
+		if err != nil {
+			admin.Answer(w, http.StatusNotFound, map[string]string{"error": err.Error()})
+			return
+		}
+		admin.Answer(w, http.StatusOK, l)
+	})
+	mux.HandleFunc("GET /api/v1/services/{name}/explain", a.answerExplain)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		statusPage.Execute(w, a.Status())
@@ -87,6 +96,23 @@ func (a *Agent) answerServers(w http.ResponseWriter, r *http.Request) {
 	default:
 		admin.Answer(w, http.StatusOK, servers)
 	}
+}
+
+// answerExplain tells what the agent knows of an instance (?instance=HOST:PORT or a node's name), as Evidence, or how it
+// stands with a whole service, as a Summary.
+func (a *Agent) answerExplain(w http.ResponseWriter, r *http.Request) {
+	var out any
+	var err error
+	if instance := r.URL.Query().Get("instance"); instance != "" {
+		out, err = a.Evidence(r.Context(), r.PathValue("name"), instance)
+	} else {
+		out, err = a.Summary(r.Context(), r.PathValue("name"))
+	}
+	if err != nil {
+		admin.Answer(w, http.StatusNotFound, map[string]string{"error": err.Error()})
+		return
+	}
+	admin.Answer(w, http.StatusOK, out)
 }
 
 // registrarPatience is how long the registrar's loops have to tell that they run; they answer at once when they do.

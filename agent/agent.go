@@ -85,9 +85,6 @@ type Agent struct {
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
-	if o.Journal == nil {
-		o.Journal = journal.Nowhere{}
-	}
 	sessions := o.Sessions
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
@@ -273,11 +270,22 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 	}
 	var used []config.ZooKeeper
 	if keep != nil {
+		if keep.OverridesPath != "" && len(keep.ZooKeeper.Hosts) > 0 {
+			used = append(used, keep.ZooKeeper)
+		}
 		for _, s := range keep.Services {
 			used = append(used, s.Discovery.ZooKeeper)
 		}
 	}
 	a.sessions.Release(used)
+}
+
+// journal is where what happens is kept.
+func (a *Agent) journal() journal.Recorder {
+	if a.o.Journal == nil {
+		return journal.Nowhere{}
+	}
+	return a.o.Journal
 }
 
 // decoder reads registrations as the file says; nil stands for Nerve's.
@@ -325,6 +333,9 @@ func (a *Agent) Status() Status {
 	}
 	if a.book != nil {
 		st.Shadow = a.book.status()
+	}
+	if g := a.current.Load(); g != nil && st.Overrides.Path != "" {
+		st.Overrides.Ensemble = a.sessions.Name(g.config.ZooKeeper)
 	}
 	for i, s := range st.Services {
 		if s.Path != "" {

@@ -49,6 +49,9 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 			}
 		}
 		if res.Err != nil {
+			if !errors.Is(res.Err, haproxy.ErrHeldBack) && !errors.Is(res.Err, haproxy.ErrUnsafe) {
+				r.doubt(st, now)
+			}
 			if mayHaveMade(res) {
 				st.Remember(r.applied)
 				r.made(k)

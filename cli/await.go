@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 )
@@ -56,29 +57,20 @@ func (d *deed) expectOne(all discovery.Overrides, service string, e discovery.En
 	d.awaited = append(d.awaited, w)
 }
 
-// liveServer is one server in one HAProxy, as an agent tells of it.
-type liveServer struct {
-	Socket           string `json:"socket"`
-	Server           string `json:"server"`
-	Address          string `json:"address"`
-	Wanted           string `json:"wanted"`
-	WeightWanted     int    `json:"weight_wanted"`
-	Admin            string `json:"admin"`
-	Weight           int    `json:"weight"`
-	Sessions         int    `json:"sessions"`
-	Override         string `json:"override"`
-	OverrideRevision int32  `json:"override_revision"`
-	Error            string `json:"error"`
-}
+// Words of agent.ServerStatus about servers that HAProxy does not have, and of what nobody could tell.
+const (
+	absentServer  = "absent"
+	unknownServer = "unknown"
+)
 
 // lacks says what is missing until a server is as it is to be; empty: nothing.
-func (w awaited) lacks(s liveServer) string {
+func (w awaited) lacks(s agent.ServerStatus) string {
 	switch {
-	case s.Admin == "absent":
+	case s.Admin == absentServer && (s.Wanted == absentServer || s.Wanted == unknownServer):
 		return ""
 	case s.Error != "":
 		return "HAProxy does not tell: " + printable(s.Error)
-	case s.Admin == "unknown":
+	case s.Admin == unknownServer:
 		return "HAProxy does not tell"
 	case w.node != "" && (s.Override != w.node || s.OverrideRevision < w.revision):
 		return "the agent has not heard of it yet"
@@ -160,7 +152,7 @@ func (p *peer) none() bool {
 // lacking is a server that is not as it is to be, and why.
 type lacking struct {
 	awaited
-	server liveServer
+	server agent.ServerStatus
 	why    string
 }
 
@@ -233,7 +225,7 @@ func (p *peer) look(ctx context.Context, all []awaited) (settled int) {
 // lookAt asks about the instances of one service. Where there are many they are asked for together; those that HAProxy
 // knows at another address are asked for one by one.
 func (p *peer) lookAt(ctx context.Context, service string, of []awaited) (settled int, err error) {
-	together := map[string][]liveServer{}
+	together := map[string][]agent.ServerStatus{}
 	if len(of) > askSingly {
 		servers, err := p.ask(ctx, service, "")
 		if err != nil {
@@ -275,7 +267,7 @@ type noServiceError struct{ service string }
 func (e *noServiceError) Error() string { return "the agent does not have " + printable(e.service) }
 
 // ask asks for the servers of one service: those of an instance, or all.
-func (p *peer) ask(ctx context.Context, service, instance string) ([]liveServer, error) {
+func (p *peer) ask(ctx context.Context, service, instance string) ([]agent.ServerStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookMost)
 	defer cancel()
 	question := "http://" + p.address + "/api/v1/services/" + url.PathEscape(service) + "/servers"
@@ -311,7 +303,7 @@ func (p *peer) ask(ctx context.Context, service, instance string) ([]liveServer,
 		}
 		return nil, errors.New(printable(refusal.Error))
 	}
-	var servers []liveServer
+	var servers []agent.ServerStatus
 	if err := json.Unmarshal(body, &servers); err != nil {
 		return nil, fmt.Errorf("read its answer: %w", err)
 	}

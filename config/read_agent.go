@@ -384,7 +384,7 @@ func (t *table) discovery(zk ZooKeeper) Discovery {
 			// wrong type, complained about
 		} else if instead := methodRefused(d.Method); instead != "" {
 			t.mismatchMethod("is not part of Myelin", instead)
-		} else if near := nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
+		} else if near := Nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
 			t.mismatchMethod("is not known", "did you mean "+near+"?")
 		} else {
 			t.mismatchMethod("is not known", ready)

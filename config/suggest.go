@@ -1,11 +1,8 @@
 package config
 
-// Nearest is the candidate that s was probably meant to be, or empty.
-func Nearest(s string, candidates []string) string { return nearest(s, candidates) }
-
-// nearest is the candidate that s was probably meant to be: at most a third of its letters away (at least one,
+// Nearest is the candidate that s was probably meant to be: at most a third of its letters away (at least one,
 // transpositions counting as one), or empty.
-func nearest(s string, candidates []string) string {
+func Nearest(s string, candidates []string) string {
 	best, bestDistance := "", max(1, len(s)/3)+1
 	for _, c := range candidates {
 		if d := distance(s, c); d < bestDistance || d == bestDistance && best != "" && c < best {
