@@ -89,6 +89,9 @@ func instanceNames(instances []discovery.Instance) []string {
 
 // record tells the history what is new about a service's view.
 func (g *generation) record(old, v view) {
+	if g.journal == nil {
+		return
+	}
 	about := journal.Event{Kind: journal.KindRegistry, Service: v.service.Name, Cause: v.snapshot.Cause}
 	say := func(what string, names []string) {
 		if len(names) == 0 {
