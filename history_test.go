@@ -81,13 +81,13 @@ func TestHistory(t *testing.T) {
 		"starts with 1 services of " + w.agentFile,
 		"connected to ZooKeeper",
 		"heard of for the first time; it lists 6|the first reading",
-		"HAProxy did",
-		"said that it leaves|a watch told",
-		"let go|left on purpose",
+		"HAProxy was told in 12 commands: added 6 (i1_",
+		"marked as leaving|a watch told",
+		"let go|gone on purpose",
 		"out of rotation i6_",
 		"connection to ZooKeeper",
 		"is back after",
-		"the path is gone|",
+		"the path is gone|found when the connection came back",
 		"5 held",
 	}
 	w.tells(story...)

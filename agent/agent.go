@@ -85,6 +85,9 @@ type Agent struct {
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
+	if o.Journal == nil {
+		o.Journal = journal.Nowhere{}
+	}
 	sessions := o.Sessions
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
@@ -278,14 +281,6 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 		}
 	}
 	a.sessions.Release(used)
-}
-
-// journal is where what happens is kept.
-func (a *Agent) journal() journal.Recorder {
-	if a.o.Journal == nil {
-		return journal.Nowhere{}
-	}
-	return a.o.Journal
 }
 
 // decoder reads registrations as the file says; nil stands for Nerve's.

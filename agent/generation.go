@@ -28,10 +28,10 @@ const sourceRestart = 5 * time.Second // pause before a source that ended is sta
 // generation is everything that runs under one configuration. A re-read of the files ends it and starts another,
 // which inherits the views.
 type generation struct {
-	config *config.Agent
-	number int
-	log    logrus.FieldLogger
-
+	config   *config.Agent
+	number   int
+	log      logrus.FieldLogger
+	journal  journal.Recorder
 	sources  []discovery.Source // nil for disabled ones, by index of the services
 	resolver *resolver
 	composer *composer
@@ -47,7 +47,6 @@ type generation struct {
 	ready    atomic.Bool
 
 	overrides *overrides
-	journal   journal.Recorder
 	onReady   func()
 	inForce   chan struct{} // closed when it is ready
 	onHeard   func()        // called when everything has been heard of and applied
@@ -65,7 +64,7 @@ type generation struct {
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
 	g := &generation{
 		config: c, number: number, log: a.log, inForce: make(chan struct{}),
-		journal: a.journal(), contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
+		journal: a.o.Journal, contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
 	}
@@ -109,7 +108,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
 			v := old.carry(s, now)
 			logDecisions(a.log.WithField("service", s.Name), v)
-			recordDecisions(a.journal(), v)
+			recordDecisions(a.o.Journal, v)
 			g.views = append(g.views, v)
 		} else {
 			g.views = append(g.views, a.recall(store, s, now))

@@ -110,7 +110,7 @@ func (a *Agent) recall(store discovery.Store, s config.Service, now time.Time) v
 		log.WithField("err", err).Warn("the set kept on disk cannot be read; the registry is waited for")
 	case v.fromDisk():
 		log.WithFields(logrus.Fields{"count": len(v.active), "duration": since(now, v.stored).Round(time.Second)}).Info("serving the last known set from disk until the registry is heard of")
-		a.journal().Record(journal.Event{Kind: journal.KindRegistry, Service: s.Name, Cause: "nothing is heard of the registry yet",
+		a.o.Journal.Record(journal.Event{Kind: journal.KindRegistry, Service: s.Name, Cause: "nothing is heard of the registry yet",
 			What: fmt.Sprintf("the last known set of %d is served from disk, as it was %s ago", len(v.active), roundly(since(now, v.stored)))})
 	}
 	return v

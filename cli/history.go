@@ -295,7 +295,7 @@ func (w *historyWriter) write(events []journal.Event) error {
 
 // eventTint has what may need a look stand out.
 func eventTint(e journal.Event) tint {
-	for word, t := range map[string]tint{"held: ": warn, "held until ": warn, "is lost": bad, "refused": bad, "does not answer": bad, "service is down": bad, "cannot ": bad} {
+	for word, t := range map[string]tint{"held, ": warn, "held until ": warn, "is lost": bad, "refused": bad, "does not answer": bad, "service is down": bad, "cannot ": bad} {
 		if strings.Contains(e.What, word) {
 			return t
 		}
