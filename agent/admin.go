@@ -59,6 +59,7 @@ func (a *Agent) Handler(metrics prometheus.Gatherer) http.Handler {
 		admin.Answer(w, http.StatusNotFound, map[string]string{"error": a.noService(r.PathValue("name")).Error()})
 	})
 	mux.HandleFunc("GET /api/v1/services/{name}/servers", a.answerServers)
+	mux.Handle("GET /api/v1/events", admin.Events(a.o.Feed))
 	mux.HandleFunc("GET /api/v1/services/{name}/instances", func(w http.ResponseWriter, r *http.Request) {
 		l, err := a.Instances(r.PathValue("name"))
 		if err != nil {
