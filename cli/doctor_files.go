@@ -158,14 +158,18 @@ func (e *examination) addRoles(found []role, running []host.Process) {
 	e.roles = append(e.roles, found...)
 }
 
-func sameFile(a, b string) bool {
+// sameFile tells whether a process that says file means path. A relative one of which nobody knows the folder may.
+func sameFile(file, path string) bool {
+	if !filepath.IsAbs(file) {
+		return strings.HasSuffix(path, "/"+filepath.Clean(file))
+	}
 	real := func(p string) string {
 		if r, err := filepath.EvalSymlinks(p); err == nil {
 			return r
 		}
 		return filepath.Clean(p)
 	}
-	return a == b || real(a) == real(b)
+	return file == path || real(file) == real(path)
 }
 
 // lookAtProcesses reads the limits of Myelin's processes. Those of HAProxy are read with what its socket tells, and here

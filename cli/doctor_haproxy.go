@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/myelin-sd/myelin/agent"
-	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/doctor"
 	"github.com/myelin-sd/myelin/doctor/host"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -50,7 +49,7 @@ func (e *examination) haproxy(ctx context.Context, r role, index int, socket str
 	}
 	c, err := haproxy.Dial(ctx, e.host.Path(socket), haproxy.ClientOptions{})
 	if err != nil {
-		h.Error = err.Error()
+		h.Error, h.Denied = err.Error(), errors.Is(err, fs.ErrPermission)
 		return h, nil
 	}
 	defer c.Close()
@@ -169,7 +168,7 @@ func (e *examination) oldWorkers(ctx context.Context, master string, pid int) do
 
 // addBackends tells how changes of each backend reach HAProxy: as the running agent found out, else by the version.
 func (e *examination) addBackends(ctx context.Context, r role, caps *haproxy.Capabilities) {
-	tried := e.askRungs(ctx, r.agent)
+	tried := e.askRungs(ctx, r)
 	known := haproxy.Capabilities{}
 	if caps != nil {
 		known = *caps
@@ -186,7 +185,8 @@ func (e *examination) addBackends(ctx context.Context, r role, caps *haproxy.Cap
 }
 
 // askRungs asks the agent of a file, if it answers where that says; nothing otherwise.
-func (e *examination) askRungs(ctx context.Context, c *config.Agent) map[string]doctor.Backend {
+func (e *examination) askRungs(ctx context.Context, r role) map[string]doctor.Backend {
+	c := r.agent
 	if c.Admin.Listen == "" {
 		return nil
 	}
@@ -202,7 +202,7 @@ func (e *examination) askRungs(ctx context.Context, c *config.Agent) map[string]
 	}
 	defer resp.Body.Close()
 	var st agent.Status
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&st) != nil || !sameFile(st.Config, c.Path) {
+	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&st) != nil || !sameFile(st.Config, r.path) {
 		return nil
 	}
 	out := map[string]doctor.Backend{}

@@ -193,6 +193,21 @@ check_mocked = true
 		require.Contains(t, d.of(t, "clock.registry", ""), "note: not known: ")
 	}
 
+	// Both roles in one process, with logins of their own: two sessions, and one set of servers.
+	registrar("open")
+	name := strings.Join(e.Hosts(), ",")
+	both := func() diagnosis {
+		return examined(t, "-c", writeFile(t, filepath.Join(dir, "both.toml"), fmt.Sprintf("registrar = %q\n%s", filepath.Join(dir, "registrar.toml"), mustRead(t, file))))
+	}
+	d = both()
+	require.Equal(t, []string{"warning: " + name + ": the servers grant 1m0s, the file asks for 2m0s", "ok: " + name + ": 8s, as asked for"}, d.all("zookeeper.timeout"))
+	require.Len(t, d.all("zookeeper.member"), 3)
+	require.Len(t, d.all("zookeeper.quorum"), 1)
+	// With the same login it is one session, and has the registrar's timeout.
+	text := string(mustRead(t, filepath.Join(dir, "registrar.toml")))
+	writeFile(t, filepath.Join(dir, "registrar.toml"), strings.Replace(text, `auth = { credentials = "me:hidden" }`, "", 1))
+	require.Equal(t, []string{"warning: " + name + ": the servers grant 1m0s, the file asks for 2m0s"}, both().all("zookeeper.timeout"))
+
 	// The servers grant less than a registrar asks for; an open path protects nobody.
 	d = examined(t, "-c", registrar("creator"))
 	require.Equal(t, "warning: the servers grant 1m0s, the file asks for 2m0s", d.of(t, "zookeeper.timeout", ""))
@@ -441,6 +456,16 @@ haproxy = { port = 8080 }
 	d = examined(t, "--root", root)
 	require.Len(t, d.all("process.agent"), 2)
 	require.Contains(t, strings.Join(d.all("process.agent"), "\n"), "not known: list processes: open "+root+"/proc: no such file or directory")
+}
+
+// TestSameFile: a relative path of a process counts, wherever its folder is.
+func TestSameFile(t *testing.T) {
+	dir := t.TempDir()
+	real := writeFile(t, filepath.Join(dir, "agent.toml"), "")
+	require.NoError(t, os.Symlink(real, filepath.Join(dir, "link.toml")))
+	for file, same := range map[string]bool{real: true, filepath.Join(dir, "link.toml"): true, "agent.toml": true, "./agent.toml": true, "nt.toml": false, "other/agent.toml": false, "/etc/agent.toml": false} {
+		require.Equal(t, same, sameFile(file, real), file)
+	}
 }
 
 // TestDoctorTable: the worst comes first, each with its reason and its fix; what is fine is counted, or shown.

@@ -85,7 +85,10 @@ func (e *examination) survey() []*surveyed {
 	}
 	for _, r := range e.roles {
 		for _, z := range ensemblesOf(r) {
-			at(z)
+			s := at(z)
+			if r.registrar != nil { // a session of both roles has the registrar's timeout
+				s.zk.SessionTimeout = z.SessionTimeout
+			}
 		}
 		if r.registrar != nil {
 			for _, s := range r.registrar.Services {

@@ -17,6 +17,7 @@ type HAProxy struct {
 	Mode     fs.FileMode
 	UID, GID int
 	Error    string // why it does not answer; empty: it does
+	Denied   bool   // because the caller may not connect
 
 	Version  string
 	Warnings []string // of that version
@@ -171,6 +172,8 @@ func (h HAProxy) socket() Finding {
 	case h.Error != "" && !h.There:
 		f.Severity, f.Found = Critical, "there is no socket: "+h.Error
 		f.Fix = "start HAProxy with this line in its global section: " + line
+	case h.Denied:
+		return NotKnown(f.ID, h.Socket, "the user who asks may not connect: "+h.Error, whySocket).withFix("run doctor as root, or as the agent's user; whether that one may connect: permission.path")
 	case h.Error != "":
 		f.Severity, f.Found = Critical, "no answer: "+h.Error
 		f.Fix = "look whether HAProxy runs (a socket that is left over does not answer), who may connect, and whether all of its 10 connections are taken (stats maxconn)"
