@@ -70,6 +70,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		return nil, err
 	}
 	unheard := len(notes) > 0
+	notes = append(notes, holdNotes(views)...)
 	c, problems := previewRemote(c, views)
 	notes = append(notes, problems...)
 	names := newResolver(onDisk, nil, log)
@@ -114,6 +115,19 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		p.Reload = "do_socket is off, so every change needs one"
 	}
 	return p, nil
+}
+
+// holdNotes say what is in force against the registry, because an agent would hold it: a plan that leaves it alone would
+// read as if it were listed.
+func holdNotes(views []view) []string {
+	var notes []string
+	for _, v := range views {
+		if n := len(v.guard.holds); n > 0 {
+			why, _, _ := v.guard.why()
+			notes = append(notes, fmt.Sprintf("service %s: what the registry does not list any more would be held, %d in all: %s", v.service.Name, n, why))
+		}
+	}
+	return notes
 }
 
 // rungs are where the known backends stand.
@@ -198,7 +212,9 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent, o *overrides) ([]vi
 			if !views[i].seen {
 				missing--
 			}
-			views[i] = views[i].next(snap, time.Now())
+			v := views[i]
+			v.contact = a.contact(v.service) // an agent that starts now would have this session too
+			views[i] = v.next(snap, time.Now())
 		case <-ctx.Done():
 			now := time.Now()
 			for _, v := range views {

@@ -49,7 +49,7 @@ func ShadowDir(stateDir string) string {
 func ofShadow(c *config.Agent) *config.Agent {
 	out := *c
 	out.StateDir = ShadowDir(c.StateDir)
-	out.FileOutput = nil
+	out.FileOutput, out.ConsumersPath = nil, ""
 	out.ConsumersPath = "" // it writes nothing to the registry either
 	out.HAProxy.CandidateConfigFilePath = filepath.Join(out.StateDir, "haproxy.cfg.tmp")
 	return &out
