@@ -148,7 +148,7 @@ func (a *app) printFindings(all []doctor.Finding) error {
 	worst := doctor.Worst(all)
 	var err error
 	if a.output == "json" {
-		err = printJSON(a.out, findingsAnswer{worst, all})
+		err = printJSON(a.out, findingsAnswer{worst, append([]doctor.Finding{}, all...)})
 	} else {
 		_, err = fmt.Fprint(a.out, a.findingsText(all))
 	}

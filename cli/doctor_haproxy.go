@@ -39,7 +39,7 @@ func (e *examination) askHAProxies(ctx context.Context, r role) {
 
 // haproxy is what there is to know of the HAProxy at a socket. caps is nil where it does not answer.
 func (e *examination) haproxy(ctx context.Context, r role, index int, socket string) (doctor.HAProxy, *haproxy.Capabilities) {
-	h := doctor.HAProxy{Socket: socket, Expected: r.path, CPUs: runtime.NumCPU()}
+	h := doctor.HAProxy{Socket: socket, Expected: r.path, Own: r.agent.HAProxy.Run, CPUs: runtime.NumCPU()}
 	there, uid, gid, err := e.host.Mode(socket)
 	h.There, h.Mode, h.UID, h.GID = err == nil && there&fs.ModeSocket != 0, there, uid, gid
 	h.Claim = e.claim(socket)

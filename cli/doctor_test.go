@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"math/big"
 	"net"
@@ -24,9 +25,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+	"github.com/myelin-sd/myelin/doctor"
 	"github.com/myelin-sd/myelin/haproxy"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
+
+var updateGolden = flag.Bool("update-doctor", false, "write testdata/json/doctor.json from what is so; read the diff before you commit it")
 
 // diagnosis is what doctor said.
 type diagnosis struct {
@@ -491,6 +495,30 @@ func TestDoctorTable(t *testing.T) {
 	wide := run("-o", "wide")
 	require.Regexp(t, `(?m)^ok        kernel\.somaxconn +somaxconn = 4096$`, wide)
 	require.Regexp(t, `\d fine\n$`, wide)
+}
+
+// TestDoctorJSON: what programs read stays as it is.
+func TestDoctorJSON(t *testing.T) {
+	t.Parallel()
+	kernel := doctor.Kernel{
+		Release: "6.1.0", PortRange: doctor.Is(doctor.Range{From: 32768, To: 60999}), Reserved: doctor.Is([]doctor.Range(nil)), TWReuse: doctor.Is(int64(0)),
+		Timestamps: doctor.Is(int64(1)), Somaxconn: doctor.Is(int64(4096)), SynBacklog: doctor.Is(int64(2048)), Syncookies: doctor.Is(int64(1)), FinTimeout: doctor.Is(int64(60)),
+		Overflows: doctor.Is(int64(0)), Files: doctor.Is(doctor.FileTable{Open: 1, Max: 100}), Conntrack: doctor.Not[doctor.Conntrack]("permission denied"),
+		Leftovers: []doctor.Leftover{{File: "/etc/sysctl.conf", Line: 3, Text: "net.ipv4.tcp_tw_recycle = 1"}},
+	}
+	facts := doctor.Facts{Kernel: &kernel, Secrets: []doctor.Secret{{What: "credentials_file", Path: "/etc/myelin/zk", Mode: 0o644}}}
+	var out bytes.Buffer
+	err := (&app{out: &out, output: "json"}).printFindings(doctor.Examine(facts))
+	require.Equal(t, exitFindings, (&app{}).exit(err))
+	golden := filepath.Join("testdata", "json", "doctor.json")
+	if *updateGolden {
+		writeFile(t, golden, out.String())
+	}
+	require.Equal(t, string(mustRead(t, golden)), out.String())
+
+	out.Reset()
+	require.NoError(t, (&app{out: &out, output: "json"}).printFindings(nil)) // nothing was looked at: still one value
+	require.JSONEq(t, `{"worst": "ok", "findings": []}`, out.String())
 }
 
 // TestDoctorUsage: what is wrong on the command line or in the file is said, with exit code 2.
