@@ -66,7 +66,8 @@ type role struct {
 	agent     *config.Agent
 	registrar *config.Registrar
 	user      doctor.User
-	pid       int // 0: it does not run
+	pid       int    // 0: it does not run
+	dir       string // where its relative paths begin
 }
 
 func (e *examination) run(ctx context.Context) error {

@@ -27,6 +27,7 @@ func (e *examination) askHAProxies(ctx context.Context, r role) {
 		return
 	}
 	for i, socket := range r.agent.HAProxy.SocketFilePaths {
+		socket = r.absolute(socket)
 		e.ask("HAProxy at "+socket, func() {
 			h, caps := e.haproxy(ctx, r, i, socket)
 			e.learn(func(f *doctor.Facts) { f.HAProxy = append(f.HAProxy, h) })
@@ -70,8 +71,16 @@ func (e *examination) haproxy(ctx context.Context, r role, index int, socket str
 	}
 	pid := c.Identity().Pid
 	e.addHAProxyProcess(&h, r, pid)
-	h.Workers = e.oldWorkers(ctx, agent.MasterSocket(r.agent, index), pid)
+	h.Workers = e.oldWorkers(ctx, r.master(index), pid)
 	return h, &caps
+}
+
+// master is the socket of the master process of one of an agent's HAProxys; empty: none is known.
+func (r role) master(index int) string {
+	if path := agent.MasterSocket(r.agent, index); path != "" {
+		return r.absolute(path)
+	}
+	return ""
 }
 
 func proxyInfo(ctx context.Context, c *haproxy.Client) (doctor.Info, error) {
@@ -115,7 +124,7 @@ func (e *examination) addHAProxyProcess(h *doctor.HAProxy, r role, pid int) {
 		h.Master = r.agent.HAProxy.Run
 	}
 	if len(files) == 0 && r.agent.HAProxy.ConfigFilePath != "" {
-		files = []string{r.agent.HAProxy.ConfigFilePath}
+		files = []string{r.absolute(r.agent.HAProxy.ConfigFilePath)}
 	}
 	if len(files) == 0 {
 		h.Config = doctor.Not[doctor.ProxyConfig]("which file it was started with is not known")
@@ -219,7 +228,9 @@ func (e *examination) lookForManagers() {
 	var sockets []string
 	for _, r := range e.roles {
 		if r.agent != nil {
-			sockets = append(sockets, r.agent.HAProxy.SocketFilePaths...)
+			for _, s := range r.agent.HAProxy.SocketFilePaths {
+				sockets = append(sockets, r.absolute(s))
+			}
 		}
 	}
 	if len(sockets) == 0 {

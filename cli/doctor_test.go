@@ -351,6 +351,37 @@ backend hashed
 	require.Contains(t, d.of(t, "haproxy.algorithm", "web"), "note: not known: HAProxy does not answer")
 }
 
+// TestDoctorTLS: the certificates of the servers are looked at as they show them.
+func TestDoctorTLS(t *testing.T) {
+	t.Parallel()
+	zks := zktest.New(t, zktest.Options{TLS: true})
+	dir := t.TempDir()
+	file := writeFile(t, filepath.Join(dir, "agent.toml"), fmt.Sprintf(`
+state_dir = "state"
+admin = { listen = "off" }
+[zookeeper]
+hosts = [%q]
+tls = { ca_file = %q }
+[haproxy]
+do_socket = false
+[services.web]
+discovery = { method = "zookeeper", path = "/services/web" }
+haproxy = { port = 8080 }
+`, zks.SecureAddr(), zks.TLSFiles().CA))
+	var d diagnosis
+	require.Eventually(t, func() bool { // the secure port opens behind the plain one
+		d = examined(t, "-c", file)
+		return !strings.Contains(d.of(t, "zookeeper.member", ""), "refused")
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Equal(t, "ok: serves as standalone", d.of(t, "zookeeper.member", ""))
+	require.Contains(t, d.of(t, "zookeeper.login", ""), "ok: ")
+	require.Regexp(t, "critical: CN=localhost is good until .*, for another 23 hours", d.of(t, "tls.expiry", "server "+zks.SecureAddr()))
+	require.Regexp(t, "critical: .* is good until .*, for another 23 hours", d.of(t, "tls.expiry", "authority of zookeeper.tls"))
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	require.NotEmpty(t, d.of(t, "permission.path", "state_dir "+here+"/state"))
+}
+
 // certificate writes one that ends then, with its key.
 func certificate(t *testing.T, dir, name string, until time.Time) (cert, key string) {
 	t.Helper()
@@ -417,13 +448,14 @@ func TestDoctorOfWhatRuns(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "fd"), 0o755))
 	}
 	process(7, "4242", "/usr/bin/myelin", "--log-level", "debug", "agent", "-c", "/etc/myelin/agent.toml")
+	writeFile(t, filepath.Join(root, "proc/7/environ"), "A=b\x00STATE=/var/lib/myelin\x00") // as a unit's EnvironmentFile does it
 	process(8, "4242", "/usr/bin/myelin", "status", "agent")
 	process(9, "0", "/usr/bin/ruby", "/usr/local/bin/synapse", "-c", "/etc/synapse.json")
 	process(10, "0", "/usr/bin/dataplaneapi", "-f", "/etc/gone.yaml")
 	process(11, "4242", "/usr/bin/myelin", "registrar", "-c", "/etc/myelin/registrar.toml")
 	writeFile(t, filepath.Join(root, "etc/synapse.json"), `{"haproxy": {"socket_file_path": "/run/haproxy/admin.sock"}}`)
 	writeFile(t, filepath.Join(root, "etc/myelin/agent.toml"), `
-state_dir = "/var/lib/myelin"
+state_dir = "${STATE}"
 admin = { listen = "off" }
 [haproxy]
 socket_file_path = "/run/haproxy/admin.sock"

@@ -95,6 +95,11 @@ func (e *examination) survey() []*surveyed {
 				if len(s.ZooKeeper.Hosts) > 0 && s.ZKPath != "" {
 					add(s.ZooKeeper, doctor.RegistryPath{Path: s.ZKPath, Who: "registration " + s.Name, Registers: true, Creator: s.ACL == "creator"})
 				}
+				for format, path := range s.PayloadPaths {
+					if len(s.ZooKeeper.Hosts) > 0 {
+						add(s.ZooKeeper, doctor.RegistryPath{Path: path, Who: "registration " + s.Name + " as " + format, Registers: true, Creator: s.ACL == "creator"})
+					}
+				}
 			}
 		}
 		if r.agent != nil {
