@@ -136,8 +136,8 @@ func TestFindings(t *testing.T) {
 		}, []string{"warning unlabelled-zone /services/api"}},
 		{"zones have the label that the file says", Options{Zones: map[string]string{"/services/api": "rack"}}, func(r *tree) {
 			r.node("/services/api/a", `{"host":"10.0.0.1","port":80,"labels":{"rack":"1"}}`, 7, day)
-			r.node("/services/api/b", instance(2, "b"), 7, day)
-		}, []string{"warning unlabelled-zone /services/api"}},
+			r.node("/services/api/b", `{"host":"10.0.0.2","port":80,"labels":{"rack":"1","zone":"a"}}`, 7, day)
+		}, nil},
 		{"weights", Options{}, func(r *tree) {
 			for i, w := range []string{"0", "1", "256", "257", "-1", `"10"`, "null", "1.5"} {
 				r.node(fmt.Sprintf("/services/api/%d", i), fmt.Sprintf(`{"host":"10.0.0.%d","port":80,"weight":%s}`, i+1, w), 7, day)
