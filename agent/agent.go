@@ -33,6 +33,12 @@ type Options struct {
 	Log     logrus.FieldLogger
 	Metrics *Metrics
 
+	// Journal gets what happens, for the history. nil: nobody does.
+	Journal journal.Recorder
+
+	// Feed has what the pages tell while it happens. nil: nothing.
+	Feed *journal.Feed
+
 	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
 	Sessions *Sessions
 
@@ -41,9 +47,6 @@ type Options struct {
 
 	// Registrar is the process's other role, to be shown in the status. nil: it has none.
 	Registrar Registrar
-
-	// Journal keeps what happens. nil: nobody does.
-	Journal journal.Recorder
 
 	// DeleteAfter is how long a server that left stays in HAProxy, in maintenance, before it is deleted. 0: a minute,
 	// and ten before HAProxy 3.0.
@@ -82,9 +85,13 @@ type Agent struct {
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
+	if o.Journal == nil {
+		o.Journal = journal.Nowhere{}
+	}
 	sessions := o.Sessions
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
+		sessions.TellJournal(o.Journal)
 	}
 	var book *shadowBook
 	if o.Shadow != nil {
@@ -274,14 +281,6 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 		}
 	}
 	a.sessions.Release(used)
-}
-
-// journal is where what happens is kept.
-func (a *Agent) journal() journal.Recorder {
-	if a.o.Journal == nil {
-		return journal.Nowhere{}
-	}
-	return a.o.Journal
 }
 
 // decoder reads registrations as the file says; nil stands for Nerve's.

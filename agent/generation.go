@@ -31,6 +31,7 @@ type generation struct {
 	config   *config.Agent
 	number   int
 	log      logrus.FieldLogger
+	journal  journal.Recorder
 	sources  []discovery.Source // nil for disabled ones, by index of the services
 	resolver *resolver
 	composer *composer
@@ -46,7 +47,6 @@ type generation struct {
 	ready    atomic.Bool
 
 	overrides *overrides
-	journal   journal.Recorder
 	onReady   func()
 	inForce   chan struct{} // closed when it is ready
 	onHeard   func()        // called when everything has been heard of and applied
@@ -64,7 +64,7 @@ type generation struct {
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
 	g := &generation{
 		config: c, number: number, log: a.log, inForce: make(chan struct{}),
-		journal: a.journal(), contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
+		journal: a.o.Journal, contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
 	}
@@ -108,6 +108,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
 			v := old.carry(s, now)
 			logDecisions(a.log.WithField("service", s.Name), v)
+			recordDecisions(a.o.Journal, v)
 			g.views = append(g.views, v)
 		} else {
 			g.views = append(g.views, a.recall(store, s, now))
@@ -307,6 +308,7 @@ func (g *generation) put(i int, v view) {
 	g.mu.Unlock()
 	g.wakeAll()
 
+	g.record(old, v)
 	log := g.log.WithField("service", v.service.Name)
 	logHeld(log, old, v)
 	logDecisions(log, v)
@@ -334,6 +336,7 @@ func (g *generation) reconfigure(c *config.Agent) {
 	g.composer, g.views = k, views
 	g.mu.Unlock()
 	g.log.Info("the configuration that the registry holds for services changed, and is in force")
+	g.journal.Record(journal.Event{Kind: journal.KindProcess, What: "the configuration that the registry holds for services changed, and is in force"})
 	g.publish(w)
 }
 

@@ -34,7 +34,7 @@ func (n *node) summed() Summary {
 }
 
 // stepOf is the text of the first step of that name.
-func stepOf(x Explanation, name string) string {
+func explainedStep(x Explanation, name string) string {
 	for _, s := range x.Steps {
 		if s.Step == name {
 			return string(s.State) + " " + s.Text
@@ -75,7 +75,7 @@ func TestEvidenceOfARunningAgent(t *testing.T) {
 
 	x := n.explained("127.0.0.1:81")
 	require.Equal(t, Yes, x.InRotation, "%+v", x)
-	require.Contains(t, stepOf(x, stationWeight), "1 of 3 among 3 servers")
+	require.Contains(t, explainedStep(x, stationWeight), "1 of 3 among 3 servers")
 	require.Contains(t, n.explained("127.0.0.1:83").Why, "its weight is 0, as registered")
 	require.Contains(t, n.explained("127.0.0.1:84").Why, `the label zone must not be "a", and it is "a"`)
 	require.Contains(t, n.explained("127.0.0.1:85").Why, "haproxy.max_servers = 4")
@@ -100,7 +100,7 @@ func TestEvidenceOfARunningAgent(t *testing.T) {
 
 	n.hearOf("svc", list[0])
 	eventually(t, "the guard holds", func() error {
-		if x := n.explained("127.0.0.1:82"); x.InRotation != Yes || stepOf(x, stationGuard)[:8] != "yes held" {
+		if x := n.explained("127.0.0.1:82"); x.InRotation != Yes || explainedStep(x, stationGuard)[:8] != "yes held" {
 			return fmt.Errorf("%+v", x)
 		}
 		return nil
@@ -130,7 +130,7 @@ func TestEvidenceOfElectionAndTwins(t *testing.T) {
 	require.Contains(t, n.explained("127.0.0.1:81").Why, "127.0.0.1:900 is the leader")
 	x := n.explained("127.0.0.1:82")
 	require.Equal(t, Yes, x.InRotation)
-	require.Contains(t, stepOf(x, stationServer), "port 900 by backend_port_override")
+	require.Contains(t, explainedStep(x, stationServer), "port 900 by backend_port_override")
 	require.Equal(t, Yes, n.explained("node5").InRotation)
 }
 
@@ -142,7 +142,7 @@ func TestEvidenceOfChecks(t *testing.T) {
 	n.start(0)
 	n.hear("a@127.0.0.1:1")
 	eventually(t, "the check fails", func() error {
-		if x := n.explained("127.0.0.1:1"); stepOf(x, stationCheck) == "" || x.InRotation != No {
+		if x := n.explained("127.0.0.1:1"); explainedStep(x, stationCheck) == "" || x.InRotation != No {
 			return fmt.Errorf("%+v", x)
 		}
 		return nil

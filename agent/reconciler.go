@@ -58,6 +58,7 @@ type reconciler struct {
 	loaded   func(socket, static string, found bool) // tells what the running process was started with
 	log      logrus.FieldLogger
 	metrics  *Metrics
+	journal  journal.Recorder // nil: nobody is told
 
 	// dumps is held for reading by those who read many servers over connections of their own, and for writing while
 	// servers are deleted: HAProxy 2.6.12 crashes when both happen at a time, and so did later versions.
@@ -70,9 +71,8 @@ type reconciler struct {
 
 	sighted func() // somebody is to look at what HAProxy's checks say of held servers
 
-	journal    journal.Recorder // nil: nothing is kept
-	manualFor  time.Duration    // how long manual changes are respected
-	manualFile string           // where they are kept; empty: nowhere
+	manualFor  time.Duration // how long manual changes are respected
+	manualFile string        // where they are kept; empty: nowhere
 
 	quarantine *quarantine
 	ladder     *ladder
@@ -116,7 +116,8 @@ type reconciler struct {
 	advised  []string             // warnings about its version that were logged last
 	warned   bool                 // it was said that HAProxy does not answer
 
-	manualKept map[haproxy.Key]manual // what the disk has of them
+	manualKept  map[haproxy.Key]manual // what the disk has of them
+	refusedLast string                 // the refusals that the history was told of last; empty: of none since all worked
 
 	status atomic.Pointer[haproxyStatus]
 	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
@@ -391,6 +392,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		fields["previous"] = r.identity.Pid
 		r.log.WithFields(fields).Info("HAProxy is another process: it was restarted or reloaded")
 	}
+	r.recordProcess(id)
 	onDisk := r.onDisk()
 	if r.identity.Pid == 0 && id.Started <= r.began.Unix() {
 		onDisk = r.found // the file may have been written since
@@ -707,8 +709,10 @@ func (r *reconciler) note(ctx context.Context, err error) {
 	switch {
 	case connected && r.warned:
 		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers again")
+		r.tell(journal.Event{Kind: journal.KindHAProxy, What: "HAProxy at " + r.socket + " answers again"})
 	case !connected && !r.warned && (old.Connected || time.Since(old.Since) > startPatience):
 		r.log.WithField("err", err).Warn("HAProxy does not answer; it is tried again, and found as it is")
+		r.tell(journal.Event{Kind: journal.KindHAProxy, What: "HAProxy at " + r.socket + " does not answer", Cause: err.Error()})
 	}
 	r.warned = !connected && (r.warned || old.Connected || time.Since(old.Since) > startPatience)
 	if errors.Is(err, errRefused) && old.Error != err.Error() {

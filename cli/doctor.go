@@ -31,6 +31,9 @@ func (a *app) doctorCommand() *cobra.Command {
 			if write != "" && !strings.HasPrefix(write, "/") {
 				return usage("--write-test %q: write an absolute path of ZooKeeper", write)
 			}
+			if _, _, err := config.ParseHosts(a.zookeeper); a.zookeeper != "" && err != nil {
+				return usage("--zookeeper %q: %w", a.zookeeper, err)
+			}
 			e := &examination{app: a, host: host.New(root), writeTest: write, progress: a.progress()}
 			return e.run(c.Context())
 		},

@@ -140,21 +140,18 @@ func outermost(paths []string) []string {
 func (a *app) inspect(ctx context.Context, i inspection, olderThan time.Duration, then func(context.Context, *zookeeper.Session, inspected) error) error {
 	c := fsck.New(fsck.Options{Now: time.Now(), OlderThan: olderThan, Services: i.services, Zones: i.zones, Whole: i.whole})
 	found := inspected{ensemble: strings.Join(i.zk.Hosts, ",") + i.zk.Chroot, checker: c, inspection: i}
-	return a.askLong(ctx, i.zk, func(ctx context.Context, s *zookeeper.Session, heard func()) (err error) {
-		p := a.progress()
-		defer p.done()
-		moved := func(nodes int) { heard(); p.say("%d nodes read", nodes) }
-		walk := walkFor(c, i.roots, moved)
+	return a.askLong(ctx, i.zk, func(ctx context.Context, s *zookeeper.Session, heard func(int)) (err error) {
+		walk := walkFor(c, i.roots, heard)
 		if i.lenient {
 			walk.Absent = c.Absent
 		}
 		if err := s.Walk(ctx, i.roots, walk); err != nil {
 			return noSuchPath(ctx, s, i.roots[0], err)
 		}
-		if err := readOverrides(ctx, s, i.overrides, c, moved); err != nil {
+		if err := readOverrides(ctx, s, i.overrides, c, heard); err != nil {
 			return err
 		}
-		found.unknown, err = readConsumers(ctx, s, i.consumers, c, moved)
+		found.unknown, err = readConsumers(ctx, s, i.consumers, c, heard)
 		return err
 	}, func(ctx context.Context, s *zookeeper.Session) error { return then(ctx, s, found) })
 }

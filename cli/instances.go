@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +28,9 @@ func (a *app) instancesCommand() *cobra.Command {
 			}
 			path, zk := r.path(args[0])
 			return a.ask(c.Context(), zk, func(ctx context.Context, s *zookeeper.Session) error {
+				read := a.watching(s)
 				infos, err := snapshot(ctx, s, args[0], path)
+				read()
 				if err != nil {
 					return err
 				}
@@ -38,32 +42,33 @@ func (a *app) instancesCommand() *cobra.Command {
 
 func (a *app) printInstances(infos []nodeInfo) error {
 	if a.output == "json" {
-		return printJSON(a.out, infos)
+		text, err := nodesJSON(infos)
+		if err == nil {
+			_, err = a.out.Write(text)
+		}
+		return err
 	}
 	now := time.Now()
 	columns := []string{"ADDRESS", "NAME", "WEIGHT", "ZONE", "AGE", "SESSION", "LABELS", "STATE"}
 	if a.output == "wide" {
 		columns = append(columns, "NODE", "OPTIONS")
 	}
-	t := newTable(a.out, columns...)
+	t, texts := newTable(a.out, columns...), labelTexts{}
 	for _, i := range infos {
 		address, weight, state := "-", "-", tinted{i.State, stateTint(i.State)}
 		if i.State != "rejected" {
-			address = fmt.Sprintf("%s:%d", i.Host, i.Port)
-			if strings.Contains(i.Host, ":") {
-				address = fmt.Sprintf("[%s]:%d", i.Host, i.Port)
-			}
+			address = net.JoinHostPort(i.Host, strconv.Itoa(int(i.Port)))
 		} else {
 			state.text = i.State + ": " + i.Reason
 		}
 		if i.Weight != nil {
-			weight = fmt.Sprint(*i.Weight)
+			weight = strconv.Itoa(*i.Weight)
 		}
-		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, labels(i.Labels), state}
+		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, texts.of(i.Labels), state}
 		if a.output == "wide" {
-			cells = append(cells, i.Node, strings.Join(i.options, " "))
+			cells = append(cells, printable(i.Node), strings.Join(i.options, " "))
 		} else if i.State == "rejected" {
-			cells[1] = i.Node
+			cells[1] = printable(i.Node)
 		}
 		t.row(cells...)
 	}
@@ -95,6 +100,19 @@ func printable(s string) string {
 		return strconv.QuoteToASCII(s)
 	}
 	return s
+}
+
+// labelTexts are the texts of labels that were written already: instances share their labels where these are alike.
+type labelTexts map[uintptr]string
+
+func (t labelTexts) of(l map[string]any) string {
+	at := reflect.ValueOf(l).Pointer()
+	text, ok := t[at]
+	if !ok {
+		text = labels(l)
+		t[at] = text
+	}
+	return text
 }
 
 func labels(l map[string]any) string {

@@ -17,11 +17,11 @@ import (
 )
 
 // askLong is ask for questions that read much: --timeout bounds the time in which nothing is heard, and not all of it.
-// The question calls heard with each answer. When it has what it wants then is called, without a bound, while the session
-// is still open.
+// The question calls heard with how many nodes it has read by now. When it has what it wants then is called, without a
+// bound, while the session is still open; nil: nothing is to be done.
 func (a *app) askLong(
 	ctx context.Context, zk config.ZooKeeper,
-	question func(ctx context.Context, s *zookeeper.Session, heard func()) error, then func(context.Context, *zookeeper.Session) error,
+	question func(ctx context.Context, s *zookeeper.Session, heard func(nodes int)) error, then func(context.Context, *zookeeper.Session) error,
 ) error {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -41,13 +41,16 @@ func (a *app) askLong(
 	defer cancel()
 	silence := time.AfterFunc(a.timeout, cancel)
 	defer silence.Stop()
-	err = question(asking, s, func() { silence.Reset(a.timeout) })
+	defer a.answerFast()()
+	p := a.progress()
+	err = question(asking, s, func(nodes int) { silence.Reset(a.timeout); p.say("%d nodes read", nodes) })
+	p.done()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err() // somebody has ended the command
 	case err != nil && asking.Err() != nil:
 		return a.notHeard(zk, s)
-	case err != nil:
+	case err != nil || then == nil:
 		return err
 	}
 	return then(ctx, s)

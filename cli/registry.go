@@ -3,8 +3,12 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -114,6 +118,7 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
+	defer a.answerFast()()
 	err = question(ctx, s)
 	if err != nil && ctx.Err() != nil {
 		why := s.Status().Error
@@ -143,29 +148,71 @@ type nodeInfo struct {
 	options []string
 }
 
-// snapshot reads one path and decodes what lies in it.
-func snapshot(ctx context.Context, s *zookeeper.Session, service, path string) ([]nodeInfo, error) {
-	snap, err := s.Snapshot(ctx, service, path)
-	if err != nil {
-		return nil, err
-	}
-	if snap.Missing {
-		return nil, fmt.Errorf("there is no %s in ZooKeeper; \"myelin services\" lists what there is", path)
-	}
-	infos := make([]nodeInfo, 0, len(snap.Instances)+len(snap.Rejected))
-	for _, in := range snap.Instances {
-		infos = append(infos, instanceInfo(service, in))
-	}
-	for _, r := range snap.Rejected {
+// snapshot reads one path and decodes what lies in it: instances sorted as in a discovery.Snapshot, then what is rejected
+// by node.
+func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]nodeInfo, error) {
+	var decoder discovery.AnyDecoder
+	var instances []discovery.Instance
+	var closed error
+	infos := []nodeInfo{}
+	reject := func(r discovery.Rejection) {
 		infos = append(infos, nodeInfo{
 			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
 			State: "rejected", Reason: r.Reason + ": " + r.Detail,
 		})
 	}
-	return infos, nil
+	err := s.Walk(ctx, []string{from}, zookeeper.Walk{
+		Folder: func(f zookeeper.Folder) { instances = make([]discovery.Instance, 0, f.Names) },
+		Node: func(_ string, n zookeeper.Node) {
+			in, err := decoder.Decode(n.Name, n.Data)
+			if err != nil {
+				reject(rejection(n, err))
+				return
+			}
+			in.Session, in.Created, in.Modified = n.Owner, n.Created, n.Modified
+			instances = append(instances, in)
+		},
+		Unread: func(p string, err error) {
+			if p == cleanPath(from) {
+				closed = fmt.Errorf("read %s: %w", p, err)
+				return
+			}
+			reject(discovery.Rejection{Node: p[strings.LastIndexByte(p, '/')+1:], Reason: discovery.ReasonUnreadable, Detail: err.Error()})
+		},
+		Enter: func(string) bool { return false },
+	})
+	if err = cmp.Or(err, closed); err != nil {
+		return nil, noSuchPath(ctx, s, from, err)
+	}
+	order := make([]*discovery.Instance, len(instances)) // an Instance is large to move
+	for i := range instances {
+		order[i] = &instances[i]
+	}
+	slices.SortFunc(order, (*discovery.Instance).Compare)
+	rejected := infos
+	slices.SortFunc(rejected, func(a, b nodeInfo) int { return strings.Compare(a.Node, b.Node) })
+	infos = make([]nodeInfo, 0, len(instances)+len(rejected))
+	for _, in := range order {
+		infos = append(infos, instanceInfo(service, in))
+	}
+	return append(infos, rejected...), nil
 }
 
-func instanceInfo(service string, in discovery.Instance) nodeInfo {
+// cleanPath is a path as walks tell of it.
+func cleanPath(p string) string { return path.Clean("/" + p) }
+
+// rejection is what a decoder's error says about a node.
+func rejection(n zookeeper.Node, err error) discovery.Rejection {
+	r := discovery.Rejection{
+		Node: n.Name, Reason: discovery.ReasonUndecodable, Detail: err.Error(), Session: n.Owner, Created: n.Created, Modified: n.Modified,
+	}
+	if why, ok := errors.AsType[*discovery.RejectError](err); ok {
+		r.Reason, r.Detail = why.Reason, why.Detail
+	}
+	return r
+}
+
+func instanceInfo(service string, in *discovery.Instance) nodeInfo {
 	state := "ok"
 	if in.Leaving {
 		state = "leaving"
@@ -190,5 +237,5 @@ func sessionID(id int64) string {
 	if id == 0 {
 		return ""
 	}
-	return fmt.Sprintf("0x%x", uint64(id))
+	return "0x" + strconv.FormatUint(uint64(id), 16)
 }

@@ -1,13 +1,10 @@
 package cli
 
 import (
-	"cmp"
 	"context"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
@@ -28,22 +25,15 @@ func (a *app) servicesCommand() *cobra.Command {
 			if len(args) == 1 {
 				root = args[0]
 			}
-			return a.ask(c.Context(), r.zk, func(ctx context.Context, s *zookeeper.Session) error {
-				found, err := s.Services(ctx, root)
-				if err != nil {
-					return err
-				}
-				var infos []serviceInfo
-				for _, f := range found {
-					snap, err := s.Snapshot(ctx, f.Path, f.Path)
-					if err != nil {
-						return err
-					}
-					name := strings.TrimPrefix(strings.TrimPrefix(f.Path, root), "/")
-					infos = append(infos, infoOf(cmp.Or(name, f.Path), f.Path, snap))
-				}
-				return a.printServices(infos)
-			})
+			var infos []serviceInfo
+			err = a.askLong(c.Context(), r.zk, func(ctx context.Context, s *zookeeper.Session, heard func(int)) (err error) {
+				infos, err = countBelow(ctx, s, root, heard)
+				return err
+			}, nil)
+			if err != nil {
+				return err
+			}
+			return a.printServices(infos)
 		},
 	}
 }
@@ -57,26 +47,11 @@ type serviceInfo struct {
 	Missing   bool   `json:"missing,omitempty"` // the path does not exist
 }
 
-func infoOf(service, path string, snap discovery.Snapshot) serviceInfo {
-	return serviceInfo{service, path, len(snap.Instances), len(snap.Rejected), snap.Missing}
-}
-
 // fileServices lists the services of the file that are found in ZooKeeper, ensemble by ensemble.
 func (a *app) fileServices(ctx context.Context, r registry) error {
-	var infos []serviceInfo
-	for _, service := range r.services {
-		if service.Discovery.Path == "" {
-			infos = append(infos, serviceInfo{Service: service.Name, Instances: len(service.DefaultServers)})
-			continue
-		}
-		err := a.ask(ctx, service.Discovery.ZooKeeper, func(ctx context.Context, s *zookeeper.Session) error {
-			snap, err := s.Snapshot(ctx, service.Name, service.Discovery.Path)
-			infos = append(infos, infoOf(service.Name, service.Discovery.Path, snap))
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	infos, err := a.countFile(ctx, r)
+	if err != nil {
+		return err
 	}
 	return a.printServices(infos)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -61,7 +60,9 @@ func (t *table) flush() {
 			word := c.text.(string)
 			b.WriteString(paint(t.out, word, c.tint))
 			if i < len(row)-1 && i < len(t.widths) {
-				b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(word)+gap))
+				for range t.widths[i] - utf8.RuneCountInString(word) + gap {
+					b.WriteByte(' ')
+				}
 			}
 		}
 		b.WriteByte('\n')

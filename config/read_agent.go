@@ -36,6 +36,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.Admin = root.admin(DefaultAdminListen)
 	a.ControlSocket = root.controlSocket(filepath.Join(a.StateDir, "agent.sock"))
 	a.Log = root.log()
+	a.History = root.history()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
 	root.later("statsd")

@@ -41,7 +41,7 @@ func (c *Checker) judgeOverrides(add func(Finding)) {
 		switch {
 		case !o.InForce(c.o.Now):
 			f := Finding{ID: OverrideExpired, Severity: Warning, Path: o.node.Path, Service: o.Service,
-				Detail: fmt.Sprintf("%s of %s ended %s ago", o.Action, safe(o.Target.String()), age(c.o.Now, o.Until)), Advice: "nobody counts it any more: myelin gc deletes it"}
+				Detail: fmt.Sprintf("%s of %s ended %s UTC", o.Action, safe(o.Target.String()), o.Until.UTC().Format("2006-01-02 15:04")), Advice: "nobody counts it any more: myelin gc deletes it"}
 			if o.node.Children == 0 {
 				f.Removal = &Removal{Node: o.node}
 			}

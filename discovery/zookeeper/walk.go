@@ -109,7 +109,12 @@ func (w *walker) level(ctx context.Context, dirs []string, roots bool) ([]string
 // folder reads one folder with its children, and returns those that have children themselves.
 func (w *walker) folder(ctx context.Context, dir string, root bool) ([]string, error) {
 	full := w.s.full(dir)
-	ls, err := again(ctx, w.s, func(e *epoch) (listing, error) { return w.s.children(ctx, e, full, false) })
+	ls, err := again(ctx, w.s, func(e *epoch) (listing, error) {
+		if err := w.s.catchUp(ctx, e, full); err != nil { // once on each connection
+			return listing{}, err
+		}
+		return w.s.children(ctx, e, full, false)
+	})
 	switch {
 	case gone(err):
 		return nil, w.absent(dir, root)
