@@ -39,9 +39,12 @@ type view struct {
 	listed time.Time // while held: until when the registry listed what is in force
 }
 
+// HeldMissing is a hold because the service's path does not exist, as it is shown.
+const HeldMissing = "the path does not exist"
+
 // Reasons for a hold, as they are shown.
 const (
-	heldMissing  = "the path does not exist"
+	heldMissing  = HeldMissing
 	heldEmpty    = "the registry lists no instance"
 	heldLeaving  = "all instances are leaving"
 	heldFiltered = "no instance passes the filters"
