@@ -165,6 +165,7 @@ func (a *app) root() *cobra.Command {
 		a.statusCommand(),
 		a.guardCommand(),
 		a.historyCommand(),
+		a.bundleCommand(),
 		a.drainCommand(),
 		a.maintCommand(),
 		a.weightCommand(),
