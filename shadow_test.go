@@ -23,6 +23,7 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/cli/clitest"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
@@ -193,13 +194,15 @@ func TestShadowBesideSynapse(t *testing.T) {
 	// Files that an agent would write: none of them may appear.
 	w, h := operated(t, "state_file_path = \"STATE/synapse.json\"")
 	text := strings.ReplaceAll(read(t, w.agentFile), "STATE", w.dir)
-	w.write(w.agentFile, strings.Replace(text, "[zookeeper]", fmt.Sprintf("file_output = { output_directory = %q }\n[zookeeper]", filepath.Join(w.dir, "output")), 1))
+	w.write(w.agentFile, strings.Replace(text, "[zookeeper]", fmt.Sprintf("consumers_path = \"/myelin/consumers\"\nfile_output = { output_directory = %q }\n[zookeeper]", filepath.Join(w.dir, "output")), 1))
 	syn := w.synapse(h)
 	a, b, c := backendServer(t, "a"), backendServer(t, "b"), backendServer(t, "c")
 	syn.joins("a", a)
 	syn.joins("b", b)
 	w.publish("a", a)
 	leaveB := w.publish("b", b)
+	_, err := w.session.Publish(t.Context(), discovery.Registration{Path: "/myelin/consumers", Prefix: "another", Data: []byte("{}"), Ephemeral: true}, "")
+	require.NoError(t, err, "the path that agents need")
 	unchanged := w.untouched()
 
 	w.startShadow()
@@ -226,6 +229,9 @@ func TestShadowBesideSynapse(t *testing.T) {
 	require.Zero(t, w.counter(`myelin_shadow_agreed_seconds{backend="user-api"}`))
 	require.Equal(t, 1, strings.Count(w.agent.Log(), "HAProxy does not have what Myelin would have"), "one line")
 	unchanged()
+	consumers, err := w.session.Children(t.Context(), "/myelin/consumers")
+	require.NoError(t, err)
+	require.Len(t, consumers, 1, "nor is anything in the registry")
 	out, code := w.run("status", "-c", w.agentFile)
 	require.Zero(t, code)
 	require.Contains(t, out, "shadow: nothing of HAProxy is changed; a difference counts after 300ms")
@@ -486,4 +492,31 @@ func (p *proxy) seen() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.lines)
+}
+
+// TestPlanWaits: what has just vanished without a word an agent that starts does not believe at once, and the plan
+// says so.
+func TestPlanWaits(t *testing.T) {
+	w := guardedWorld(t)
+	var leave func()
+	for _, name := range []string{"a", "b", "c", "d"} {
+		leave = w.publish(name, backendServer(t, name))
+	}
+	w.startAgent()
+	w.converges("a", "b", "c", "d")
+	w.agentIsReady()
+	w.fileHolds("a_", "b_", "c_", "d_")
+	require.NoError(t, w.agent.Stop())
+	leave()
+	out, code := w.run("plan", "-c", w.agentFile)
+	require.Zero(t, code, out)
+	require.Contains(t, out, "note: service user-api: what the registry does not list any more would be held, 1 in all: the registry has only just come back")
+	require.Contains(t, out, ": nothing to do")
+	w.startAgent()
+	w.eventually("the agent does what was planned", func() error {
+		if all := w.status().Services; len(all) != 1 || all[0].Guard.Decided["held"] != 1 {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 	"github.com/myelin-sd/myelin/registrar"
 )
 
@@ -31,6 +32,12 @@ type Options struct {
 	Version string
 	Log     logrus.FieldLogger
 	Metrics *Metrics
+
+	// Journal gets what happens, for the history. nil: nobody does.
+	Journal journal.Recorder
+
+	// Feed has what the pages tell while it happens. nil: nothing.
+	Feed *journal.Feed
 
 	// Sessions are the process's, when others share them: whoever made them closes them. nil: the agent has its own.
 	Sessions *Sessions
@@ -78,9 +85,13 @@ type Agent struct {
 
 // New makes an agent; nothing runs yet.
 func New(o Options) *Agent {
+	if o.Journal == nil {
+		o.Journal = journal.Nowhere{}
+	}
 	sessions := o.Sessions
 	if sessions == nil {
 		sessions = NewSessions(o.Log)
+		sessions.TellJournal(o.Journal)
 	}
 	var book *shadowBook
 	if o.Shadow != nil {
@@ -262,6 +273,9 @@ func (a *Agent) closeSessions(keep *config.Agent) {
 	}
 	var used []config.ZooKeeper
 	if keep != nil {
+		if keep.OverridesPath != "" && len(keep.ZooKeeper.Hosts) > 0 {
+			used = append(used, keep.ZooKeeper)
+		}
 		for _, s := range keep.Services {
 			used = append(used, s.Discovery.ZooKeeper)
 		}
@@ -314,6 +328,9 @@ func (a *Agent) Status() Status {
 	}
 	if a.book != nil {
 		st.Shadow = a.book.status()
+	}
+	if g := a.current.Load(); g != nil && st.Overrides.Path != "" {
+		st.Overrides.Ensemble = a.sessions.Name(g.config.ZooKeeper)
 	}
 	for i, s := range st.Services {
 		if s.Path != "" {

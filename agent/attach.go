@@ -19,10 +19,11 @@ type memory struct {
 	identity haproxy.Identity
 	applied  map[haproxy.Key]haproxy.Applied
 	mine     map[haproxy.Key]bool
+	manual   map[haproxy.Key]manual
 }
 
 // memory is for when run has ended.
-func (r *reconciler) memory() *memory { return &memory{r.identity, r.applied, r.mine} }
+func (r *reconciler) memory() *memory { return &memory{r.identity, r.applied, r.mine, r.manual} }
 
 // recall takes over what is known of a process that was just met, or forgets what was known of the one before. Where
 // we write the file it says what its servers were started with.

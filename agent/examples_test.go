@@ -16,7 +16,7 @@ import (
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
-var update = flag.Bool("update", false, "write the .cfg files of testdata/render/smartstack; read the diff before you commit it")
+var update = flag.Bool("update", false, "write the .cfg files of testdata/render/smartstack and testdata/explain.txtar; read the diff before you commit it")
 
 // znodes reads lines of "PATH NODE DATA" into the snapshot of each path.
 func znodes(t *testing.T, path string) map[string]discovery.Snapshot {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 const (
@@ -33,6 +34,7 @@ type filekeeper struct {
 	wanted   func() *wanted
 	wake     <-chan struct{} // capacity one: wanted changed
 	log      logrus.FieldLogger
+	journal  journal.Recorder
 	writes   bool // do_writes
 	reloads  bool // do_reloads
 	sockets  bool // do_socket: off means that only reloads carry membership
@@ -76,11 +78,14 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 	h := c.HAProxy
 	log := o.Log.WithField("component", "haproxy")
 	k := &filekeeper{
-		path: h.ConfigFilePath, wanted: w, wake: wake, log: log,
+		path: h.ConfigFilePath, wanted: w, wake: wake, log: log, journal: journal.Nowhere{},
 		writes: h.DoWrites && h.ConfigFilePath != "", reloads: h.DoReloads, sockets: h.DoSocket,
 		quarantine: newQuarantine(),
 		original:   original, onDisk: haproxy.ServersOfText(original),
 		running: map[string]string{},
+	}
+	if o.Journal != nil {
+		k.journal = o.Journal
 	}
 	k.ladder = newLadder(w(), k.onDisk)
 	k.try(k.onDisk)
@@ -113,6 +118,7 @@ func newFilekeeper(c *config.Agent, w func() *wanted, wake <-chan struct{}, orig
 	if k.reloads = k.reloads && reload != nil; k.reloads {
 		k.reloader = haproxy.NewReloader(haproxy.ReloaderOptions{
 			Reload: reload, Again: again, Interval: h.RestartInterval, Jitter: h.RestartJitter, Log: log,
+			Done: recordReload(k.journal),
 		})
 	}
 	return k
@@ -307,11 +313,14 @@ func (k *filekeeper) write(ctx context.Context) bool {
 	switch {
 	case left != nil && before != now:
 		k.log.WithField("err", left).Error("haproxy.cfg leaves servers out whose options HAProxy refuses")
+		k.journal.Record(journal.Event{Kind: journal.KindHAProxy, What: k.path + " leaves servers out whose options HAProxy refuses", Cause: left.Error()})
 	case left != nil:
 	case err != nil && before != err.Error():
 		k.log.WithField("err", err).Error("haproxy.cfg is not written; servers still change through the socket")
+		k.journal.Record(journal.Event{Kind: journal.KindHAProxy, What: k.path + " is not written; servers still change through the socket", Cause: err.Error()})
 	case err == nil && before != "":
 		k.log.WithField("path", k.path).Info("haproxy.cfg is written again")
+		k.journal.Record(journal.Event{Kind: journal.KindHAProxy, What: k.path + " is written again"})
 	}
 	if err != nil {
 		return false

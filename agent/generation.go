@@ -18,6 +18,7 @@ import (
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 const fewLines = 100 // of the log, about registrations that are wrong at once
@@ -30,6 +31,7 @@ type generation struct {
 	config   *config.Agent
 	number   int
 	log      logrus.FieldLogger
+	journal  journal.Recorder
 	sources  []discovery.Source // nil for disabled ones, by index of the services
 	resolver *resolver
 	composer *composer
@@ -43,9 +45,11 @@ type generation struct {
 	remotes  *remotes
 	consumer *consumers
 	ready    atomic.Bool
-	onReady  func()
-	inForce  chan struct{} // closed when it is ready
-	onHeard  func()        // called when everything has been heard of and applied
+
+	overrides *overrides
+	onReady   func()
+	inForce   chan struct{} // closed when it is ready
+	onHeard   func()        // called when everything has been heard of and applied
 
 	contact  func(config.Service) contact // how a service's registry is reached
 	sighted  chan struct{}                // capacity one: a HAProxy was asked about held servers
@@ -60,7 +64,7 @@ type generation struct {
 func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]view) (*generation, error) {
 	g := &generation{
 		config: c, number: number, log: a.log, inForce: make(chan struct{}),
-		contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
+		journal: a.o.Journal, contact: a.contact, sighted: make(chan struct{}, 1), releases: a.releases,
 		onReady: func() { a.once.Do(func() { close(a.ready) }) },
 		onHeard: func() { a.heardOnce.Do(func() { close(a.converged) }) },
 	}
@@ -73,11 +77,12 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 	}
 	onDisk := haproxy.ServersOfText(text)
 	var before struct {
-		resolver *resolver
-		remotes  *remotes
+		resolver  *resolver
+		remotes   *remotes
+		overrides *overrides
 	}
 	if old := a.current.Load(); old != nil {
-		before.resolver, before.remotes = old.resolver, old.remotes
+		before.resolver, before.remotes, before.overrides = old.resolver, old.remotes, old.overrides
 	}
 	g.resolver = newResolver(onDisk, before.resolver, a.log)
 	var effective *config.Agent
@@ -88,6 +93,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		a.log.WithField("err", err).Warn("the state file is of no use; the ids in it are not known")
 	}
 	g.composer.inherit(effective, state)
+	g.overrides = a.newOverrides(c, before.overrides)
+	g.composer.overrides = inForce{g.overrides.state().inForce(time.Now()), time.Now()}
 	if c.HAProxy.DoWrites {
 		g.composer.gone = g.composer.file.Drops(text)
 	}
@@ -101,6 +108,7 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 		if old, ok := inherited[s.Name]; ok && sameDiscovery(old.service, s) {
 			v := old.carry(s, now)
 			logDecisions(a.log.WithField("service", s.Name), v)
+			recordDecisions(a.o.Journal, v)
 			g.views = append(g.views, v)
 		} else {
 			g.views = append(g.views, a.recall(store, s, now))
@@ -152,7 +160,8 @@ func (a *Agent) newGeneration(c *config.Agent, number int, inherited map[string]
 				grace: cmp.Or(a.o.DeleteAfter, c.HAProxy.DeleteAfter), forceAfter: c.HAProxy.ShutdownSessionsAfter,
 				again: g.wakeAll, sighted: func() { signal(g.sighted) },
 				reload: g.file.reloadFor(c), loaded: g.file.processLoaded, quarantine: g.file.quarantine,
-				ladder: ladderFor(i, g.file.ladder),
+				ladder:  ladderFor(i, g.file.ladder),
+				journal: g.journal, manualFor: c.HAProxy.ManualChanges, manualFile: manualFileOf(c.StateDir, socket),
 				onDisk: g.file.servers, found: onDisk, began: now,
 				log: a.o.Log.WithField("component", "haproxy"), metrics: a.o.Metrics,
 			})
@@ -201,6 +210,7 @@ func (g *generation) run(ctx context.Context) {
 	for i, src := range g.sources {
 		all.Go(func() { g.runSource(ctx, g.config.Services[i].Name, src, snapshots) })
 	}
+	all.Go(func() { g.overrides.run(ctx) })
 	all.Go(func() { g.resolver.run(ctx) })
 	all.Go(func() { g.collect(ctx, snapshots) })
 	all.Go(func() { g.file.run(ctx) })
@@ -243,8 +253,11 @@ func (g *generation) runSource(ctx context.Context, service string, src discover
 func (g *generation) collect(ctx context.Context, snapshots <-chan discovery.Snapshot) {
 	due := newAlarm() // the guards decide what only time decides
 	defer due.timer.Stop()
+	ends := newAlarm() // overrides end by themselves
+	defer ends.timer.Stop()
 	for {
 		g.awaitGuards(due)
+		g.awaitOverrides(ends)
 		select {
 		case <-ctx.Done():
 			return
@@ -253,6 +266,11 @@ func (g *generation) collect(ctx context.Context, snapshots <-chan discovery.Sna
 			g.each(func(v view) view { return v.pass(time.Now()) })
 		case <-g.sighted:
 			g.weigh()
+		case <-g.overrides.wake:
+			g.override(time.Now())
+		case <-ends.timer.C:
+			ends.at = time.Time{}
+			g.override(time.Now())
 		case r := <-g.releases:
 			r.done <- g.release(r.service)
 		case snap := <-snapshots:
@@ -290,6 +308,7 @@ func (g *generation) put(i int, v view) {
 	g.mu.Unlock()
 	g.wakeAll()
 
+	g.record(old, v)
 	log := g.log.WithField("service", v.service.Name)
 	logHeld(log, old, v)
 	logDecisions(log, v)
@@ -302,6 +321,7 @@ func (g *generation) put(i int, v view) {
 func (g *generation) reconfigure(c *config.Agent) {
 	k := newComposer(c, g.resolver.resolve, g.composer.onDisk)
 	k.inherit(c, g.composer.noted)
+	k.overrides = g.composer.overrides
 	if c.HAProxy.DoWrites {
 		k.gone = append(k.file.Drops(g.composer.file.Render(nil)), g.composer.gone...)
 		slices.Sort(k.gone)
@@ -316,6 +336,7 @@ func (g *generation) reconfigure(c *config.Agent) {
 	g.composer, g.views = k, views
 	g.mu.Unlock()
 	g.log.Info("the configuration that the registry holds for services changed, and is in force")
+	g.journal.Record(journal.Event{Kind: journal.KindProcess, What: "the configuration that the registry holds for services changed, and is in force"})
 	g.publish(w)
 }
 
@@ -454,6 +475,9 @@ func (g *generation) stale(now time.Time) []string {
 				v.service.Name, since(now, v.stored).Round(time.Second)))
 		}
 	}
+	if why := g.overrides.unheard(now); why != "" {
+		out = append(out, why)
+	}
 	return out
 }
 
@@ -518,5 +542,6 @@ func (g *generation) fill(st *Status) {
 	st.Exports = g.exports.status()
 	st.Waiting = g.waiting()
 	st.Stale = g.stale(time.Now())
+	st.Overrides = g.overridesStatus(time.Now())
 	st.Ready = g.ready.Load()
 }

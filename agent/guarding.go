@@ -94,10 +94,26 @@ type Released struct {
 }
 
 // NoServiceError says that there is no service of that name.
-type NoServiceError struct{ Service string }
+type NoServiceError struct {
+	Service string
+	Near    string // the name of one that was probably meant; empty: none is like it
+}
 
 func (e *NoServiceError) Error() string {
-	return fmt.Sprintf("the agent has no service %q; myelin status shows what it has", e.Service)
+	hint := "myelin status shows what it has"
+	if e.Near != "" {
+		hint = fmt.Sprintf("did you mean %q?", e.Near)
+	}
+	return fmt.Sprintf("the agent has no service %q; %s", e.Service, hint)
+}
+
+// noService says so, with the name that was probably meant.
+func noService(service string, views []view) *NoServiceError {
+	names := make([]string, len(views))
+	for i := range views {
+		names[i] = views[i].service.Name
+	}
+	return &NoServiceError{service, config.Nearest(service, names)}
 }
 
 // NotHeldError says that nothing of a service is held.
@@ -123,7 +139,7 @@ func (a *Agent) Release(ctx context.Context, service string) (Released, error) {
 func (g *generation) release(service string) released {
 	i := slices.IndexFunc(g.views, func(v view) bool { return v.service.Name == service })
 	if i < 0 {
-		return released{err: &NoServiceError{service}}
+		return released{err: noService(service, g.views)}
 	}
 	out := Released{Service: service, Instances: []string{}}
 	v := g.views[i]

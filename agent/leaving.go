@@ -158,6 +158,9 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 	if len(r.cut) > 0 {
 		by(time.Now())
 	}
+	for _, m := range r.manual {
+		by(m.until)
+	}
 	for _, b := range w.backends {
 		if r.emptied(b) {
 			by(time.Now())

@@ -35,6 +35,7 @@ const (
 type ServerStatus struct {
 	Socket  string `json:"socket"`  // of the HAProxy
 	Server  string `json:"server"`  // its name there; where it is absent, the name that it is to have; empty: it has none
+	Name    string `json:"name"`    // of the wanted server that it is, which is not that of the slot it is in; empty: none is wanted
 	Address string `json:"address"` // as HAProxy has it, else as it is to have it
 
 	// Wanted is "ready", "drain", "maint" or "absent"; "unknown" while nothing has been heard of the service.
@@ -95,16 +96,17 @@ func ParseInstance(text string) (discovery.Endpoint, error) {
 func (a *Agent) Servers(ctx context.Context, service string, instance discovery.Endpoint) ([]ServerStatus, error) {
 	g := a.current.Load()
 	if g == nil {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, nil)
 	}
 	v, b, ok := g.believed(service)
 	if !ok {
-		return nil, &NoServiceError{service}
+		return nil, noService(service, g.allViews())
 	}
 	if v.service.HAProxy.Disabled {
 		return []ServerStatus{}, nil
 	}
 	aim := aimOf(v, b, instance)
+	aim.most = liveMost
 	found := make([]sighting, len(g.haproxys))
 	var asking sync.WaitGroup
 	for i, r := range g.haproxys {
@@ -117,7 +119,9 @@ func (a *Agent) Servers(ctx context.Context, service string, instance discovery.
 		if errors.As(found[i].err, &many) {
 			return nil, many
 		}
-		out = append(out, aim.tell(r.socket, found[i], time.Now())...)
+		told := aim.tell(r.socket, found[i], time.Now())
+		r.status.Load().tellManual(b.name, told)
+		out = append(out, told...)
 	}
 	return out, nil
 }
@@ -144,8 +148,10 @@ func (g *generation) believed(service string) (view, wantedBackend, bool) {
 
 // sighting is what one HAProxy told.
 type sighting struct {
-	live []haproxy.Live
-	err  error
+	live    []haproxy.Live // of the servers that were asked about
+	weights int            // of all servers of the backend that take traffic, together
+	serving int            // how many these are
+	err     error
 }
 
 // lookAt asks one HAProxy, as soon as fewer than liveAtOnce others are asked.
@@ -166,14 +172,36 @@ func (a *Agent) lookAt(ctx context.Context, r *reconciler, backend string, aim a
 	// No server is deleted meanwhile: see reconciler.dumps.
 	r.dumps.RLock()
 	defer r.dumps.RUnlock()
-	live, err := c.Live(ctx, backend, liveMost, aim.meant)
-	return sighting{live, err}
+	live, all, err := c.Live(ctx, backend, liveMost, aim.meant)
+	var many *haproxy.TooManyError
+	if errors.As(err, &many) && aim.most == 0 {
+		err = nil
+		for _, l := range all {
+			if aim.meant(l) {
+				live = append(live, haproxy.Live{Server: l, Sessions: -1, Queue: -1, Changed: -1})
+			}
+		}
+	}
+	s := sighting{live: live, err: err}
+	for i := range all {
+		if takes(&all[i]) {
+			s.weights += all[i].Weight
+			s.serving++
+		}
+	}
+	return s
+}
+
+// takes tells whether a server takes new requests.
+func takes(s *haproxy.Server) bool {
+	return s.Admin == haproxy.Ready && (s.Op == haproxy.OpRunning || s.Op == haproxy.OpStarting) && s.Weight > 0 && !haproxy.EmptySlot(*s)
 }
 
 // aim says which servers somebody wants to know of, and what is wanted of them.
 type aim struct {
 	backend wantedBackend
 	one     bool // one instance is meant
+	most    int  // servers that may be told of; 0: any number, without statistics beyond liveMost
 	known   bool
 	names   map[string]bool            // of its servers, without generations; with one only
 	addrs   map[netip.AddrPort]bool    // of its servers; with one only
@@ -291,9 +319,12 @@ func (m aim) status(socket string, w *haproxy.Server, l *haproxy.Live, now time.
 		s.Wanted = serverUnknown
 	}
 	if w != nil {
-		s.Server, s.Address = w.Name, w.Addr.String()
+		s.Server, s.Name, s.Address = w.Name, w.Name, w.Addr.String()
 		if m.known {
 			s.Wanted, s.WeightWanted = w.Admin.String(), w.Weight
+		}
+		if o := m.backend.overrides[w.Name]; o != nil {
+			s.Override, s.OverrideRevision = o.Node, o.Revision
 		}
 	}
 	if l != nil {

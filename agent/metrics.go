@@ -16,6 +16,7 @@ type Metrics struct {
 	rounds      *prometheus.CounterVec
 	seconds     prometheus.Histogram
 	propagation prometheus.Histogram
+	manual      *prometheus.CounterVec
 }
 
 // NewMetrics registers the agent's metrics.
@@ -33,7 +34,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "myelin_propagation_seconds", Help: "From the registry's event to HAProxy's confirmation.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30}}),
 	}
-	reg.MustRegister(m.commands, m.rounds, m.seconds, m.propagation)
+	m.manual = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "myelin_haproxy_foreign_changes_total", Help: "Changes of a server's state or weight in HAProxy that somebody else has made."},
+		[]string{"socket"})
+	reg.MustRegister(m.manual, m.commands, m.rounds, m.seconds, m.propagation)
 	return m
 }
 
@@ -51,6 +55,13 @@ func (m *Metrics) round(took time.Duration, results []haproxy.Result) {
 	}
 	m.rounds.WithLabelValues(result).Inc()
 	m.seconds.Observe(took.Seconds())
+}
+
+// foreign counts a change that somebody else has made.
+func (m *Metrics) foreign(socket string) {
+	if m != nil {
+		m.manual.WithLabelValues(socket).Inc()
+	}
 }
 
 func (m *Metrics) propagated(d time.Duration) { m.propagation.Observe(d.Seconds()) }
@@ -87,12 +98,14 @@ var (
 	descLasted    = prometheus.NewDesc("myelin_shadow_differences_total", "Differences that a shadow has seen last for longer than its grace, by kind.", []string{"backend", "op"}, nil)
 	descAgreed    = prometheus.NewDesc("myelin_shadow_agreed_seconds", "How long HAProxy has had what the shadow would have; 0 while it has not, and no value while it cannot be asked.", []string{"backend"}, nil)
 	descFileDiff  = prometheus.NewDesc("myelin_shadow_file_differences", "Ways in which haproxy.cfg is not as the shadow would write it.", nil, nil)
+	descForeign   = prometheus.NewDesc("myelin_haproxy_foreign_servers", "Servers that somebody else has changed on the admin socket, and that are left so for haproxy.manual_changes.", []string{"socket"}, nil)
+	descOverrides = prometheus.NewDesc("myelin_overrides", "Operators' overrides: counting ones have servers on this host, pending ones are not confirmed by every HAProxy, idle ones concern no server here, ended ones are still in the registry, undecodable ones are none.", []string{"state"}, nil)
 	descUp        = prometheus.NewDesc("myelin_haproxy_connected", "1 while HAProxy's admin socket answers.", []string{"socket"}, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	c.sessions.Describe(ch)
-	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descGuarded, descDecided, descServers, descRung, descReloads, descUp, descWould, descLasted, descAgreed, descFileDiff} {
+	for _, d := range []*prometheus.Desc{descInstances, descAge, descRejected, descNames, descCurtailed, descRemote, descHeld, descGuarded, descDecided, descServers, descRung, descReloads, descUp, descForeign, descOverrides, descWould, descLasted, descAgreed, descFileDiff} {
 		ch <- d
 	}
 }
@@ -178,6 +191,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(ch, descRejected, float64(n), s.Service, reason)
 		}
 	}
+	if st.Overrides.Path != "" {
+		for state, n := range st.Overrides.states() {
+			gauge(ch, descOverrides, float64(n), state)
+		}
+	}
 	if st.File.Reload != nil {
 		for reason, n := range st.File.Reload.ByReason {
 			counter(ch, descReloads, n, reason)
@@ -191,6 +209,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if !h.Connected {
 			continue // what it had says nothing of what it has
 		}
+		gauge(ch, descForeign, float64(len(h.Manual)), h.Socket)
 		for name, n := range h.Backends {
 			gauge(ch, descServers, float64(n.Ready), h.Socket, name, "ready")
 			gauge(ch, descServers, float64(n.Drain), h.Socket, name, "drain")

@@ -64,11 +64,13 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		return nil, fmt.Errorf("read the present haproxy.cfg: %w", err)
 	}
 	onDisk := haproxy.ServersOfText(text)
-	views, notes, err := a.listen(ctx, c)
+	overrides := a.newOverrides(c, nil)
+	views, notes, err := a.listen(ctx, c, overrides)
 	if err != nil {
 		return nil, err
 	}
 	unheard := len(notes) > 0
+	notes = append(notes, holdNotes(views)...)
 	c, problems := previewRemote(c, views)
 	notes = append(notes, problems...)
 	names := newResolver(onDisk, nil, log)
@@ -78,6 +80,7 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		notes = append(notes, err.Error()+"; the ids that it holds are not known")
 	}
 	k.inherit(c, state)
+	k.overrides = inForce{overrides.state().inForce(time.Now()), time.Now()}
 	k.all(views, nil)                      // asks for the names
 	names.once(context.WithoutCancel(ctx)) // the registry may have used up the time
 	w := k.all(views, nil)
@@ -112,6 +115,19 @@ func NewPreview(ctx context.Context, c *config.Agent, log logrus.FieldLogger, as
 		p.Reload = "do_socket is off, so every change needs one"
 	}
 	return p, nil
+}
+
+// holdNotes say what is in force against the registry, because an agent would hold it: a plan that leaves it alone would
+// read as if it were listed.
+func holdNotes(views []view) []string {
+	var notes []string
+	for _, v := range views {
+		if n := len(v.guard.holds); n > 0 {
+			why, _, _ := v.guard.why()
+			notes = append(notes, fmt.Sprintf("service %s: what the registry does not list any more would be held, %d in all: %s", v.service.Name, n, why))
+		}
+	}
+	return notes
 }
 
 // rungs are where the known backends stand.
@@ -158,8 +174,8 @@ func previewRemote(c *config.Agent, views []view) (*config.Agent, []string) {
 	return laid, notes
 }
 
-// listen hears each service's source once.
-func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, error) {
+// listen hears each service's source once, and the overrides'.
+func (a *Agent) listen(ctx context.Context, c *config.Agent, o *overrides) ([]view, []string, error) {
 	views := make([]view, len(c.Services))
 	var notes []string // of what matters only where the registry does not answer
 	store := storeOf(c)
@@ -179,14 +195,26 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 		running.Go(func() { src.Run(hearing, snapshots) })
 	}
 	missing := len(views)
+	listed := make(chan discovery.Snapshot)
+	if o.source != nil {
+		missing++
+		running.Go(func() { o.source.Run(hearing, listed) })
+	}
 	for missing > 0 {
 		select {
+		case snap := <-listed:
+			if !o.latest.heard {
+				missing--
+			}
+			o.latest = o.latest.next(snap, time.Now())
 		case snap := <-snapshots:
 			i := slices.IndexFunc(views, func(v view) bool { return v.service.Name == snap.Service })
 			if !views[i].seen {
 				missing--
 			}
-			views[i] = views[i].next(snap, time.Now())
+			v := views[i]
+			v.contact = a.contact(v.service) // an agent that starts now would have this session too
+			views[i] = v.next(snap, time.Now())
 		case <-ctx.Done():
 			now := time.Now()
 			for _, v := range views {
@@ -197,6 +225,9 @@ func (a *Agent) listen(ctx context.Context, c *config.Agent) ([]view, []string, 
 				case !v.seen:
 					notes = append(notes, "service "+v.service.Name+": the registry did not answer; the servers of the present file are used")
 				}
+			}
+			if why := o.unheard(now); why != "" {
+				notes = append(notes, why)
 			}
 			return views, notes, nil
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // Pacing of the reconciler. They are the field's usual values, not promises.
@@ -57,6 +58,7 @@ type reconciler struct {
 	loaded   func(socket, static string, found bool) // tells what the running process was started with
 	log      logrus.FieldLogger
 	metrics  *Metrics
+	journal  journal.Recorder // nil: nobody is told
 
 	// dumps is held for reading by those who read many servers over connections of their own, and for writing while
 	// servers are deleted: HAProxy 2.6.12 crashes when both happen at a time, and so did later versions.
@@ -68,6 +70,9 @@ type reconciler struct {
 	forceAfter time.Duration // sessions on a retired server are ended then; 0: never
 
 	sighted func() // somebody is to look at what HAProxy's checks say of held servers
+
+	manualFor  time.Duration // how long manual changes are respected
+	manualFile string        // where they are kept; empty: nowhere
 
 	quarantine *quarantine
 	ladder     *ladder
@@ -83,6 +88,9 @@ type reconciler struct {
 	settled  map[string][]haproxy.Server // what was wanted when done was noted
 	fresh    map[string]bool             // backends that were read in this round
 	earlier  map[haproxy.Key]bool        // servers that the process had when it was met, in backends whose set is from disk
+	manual   map[haproxy.Key]manual      // what somebody else has changed, and is respected
+	unsure   map[haproxy.Key]attempt     // what may be done without our knowing
+	overrode map[haproxy.Key]bool        // of those, the ones that an override took out of rotation since
 	told     map[string]uint64           // revision whose way to HAProxy was measured; outlives HAProxy's process
 	applied  map[haproxy.Key]haproxy.Applied
 	differ   haproxy.Differ
@@ -108,6 +116,9 @@ type reconciler struct {
 	advised  []string             // warnings about its version that were logged last
 	warned   bool                 // it was said that HAProxy does not answer
 
+	manualKept  map[haproxy.Key]manual // what the disk has of them
+	refusedLast string                 // the refusals that the history was told of last; empty: of none since all worked
+
 	status atomic.Pointer[haproxyStatus]
 	beat   atomic.Int64 // when the loop last went round, in nanoseconds since 1970
 }
@@ -127,9 +138,12 @@ type haproxyStatus struct {
 	Unfit     map[string]string `json:"needs_reload,omitempty"`    // backends that cannot be changed at run time, and why
 	Absent    []string          `json:"absent_backends,omitempty"` // those that the file of others lacks
 	Backends  map[string]counts `json:"backends"`
-	Applied   bool              `json:"applied"` // everything wanted and known has been confirmed
+	Manual    []ManualChange    `json:"manual_changes,omitempty"` // servers that somebody else has changed, and that are left so
+	Applied   bool              `json:"applied"`                  // everything wanted and known has been confirmed
 
 	sights map[string]sight // what its checks say, of backends with held servers; never changed
+
+	confirmed map[string]uint64 // revisions of the backends with overrides; never changed
 
 	reached *wanted // what the last round looked at: Applied says nothing of a younger one
 }
@@ -272,7 +286,10 @@ func (r *reconciler) round(ctx context.Context, full bool) error {
 	r.sight(w, due)
 	if met {
 		r.inherit(w, r.actual)
+		r.checkManual()
 	}
+	r.endManual(w, time.Now())
+	defer r.keepManual()
 	r.noteAbsent(w, due)
 	if c, err = r.rest(ctx, c, w, due); err != nil {
 		return err
@@ -307,6 +324,8 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 		s.Rounds++
 		s.Failed = failed
 		s.Unfit = r.needsReload(w)
+		s.confirmed = r.confirmed(w)
+		s.Manual = r.manualStatus()
 		s.Applied = len(failed) == 0 && len(r.due(r.wanted(), false)) == 0
 		s.reached = w
 		for _, name := range due {
@@ -324,6 +343,20 @@ func (r *reconciler) publish(w *wanted, due, failed []string) {
 	})
 }
 
+// confirmed are the revisions of the backends with overrides that HAProxy has confirmed.
+func (r *reconciler) confirmed(w *wanted) map[string]uint64 {
+	var out map[string]uint64
+	for name, b := range w.backends {
+		if rev, done := r.done[name]; done && len(b.overrides) > 0 {
+			if out == nil {
+				out = map[string]uint64{}
+			}
+			out[name] = rev
+		}
+	}
+	return out
+}
+
 // due names the backends that a round must look at: those that changed since HAProxy confirmed them, and those that
 // time has a part in.
 func (r *reconciler) due(w *wanted, full bool) []string {
@@ -337,7 +370,7 @@ func (r *reconciler) due(w *wanted, full bool) []string {
 	}
 	var names []string
 	for name, b := range w.backends {
-		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) || r.unwatched(b, now) {
+		if full || r.done[name] != b.rev || timed[name] || r.emptied(b) || r.unwatched(b, now) || r.manualDue(name, now) {
 			names = append(names, name)
 		}
 	}
@@ -359,6 +392,7 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 		fields["previous"] = r.identity.Pid
 		r.log.WithFields(fields).Info("HAProxy is another process: it was restarted or reloaded")
 	}
+	r.recordProcess(id)
 	onDisk := r.onDisk()
 	if r.identity.Pid == 0 && id.Started <= r.began.Unix() {
 		onDisk = r.found // the file may have been written since
@@ -372,6 +406,8 @@ func (r *reconciler) met(ctx context.Context, c *haproxy.Client, w *wanted) bool
 	clear(r.draining)
 	clear(r.gated)
 	clear(r.applied)
+	r.actual = haproxy.State{} // of another process
+	r.recallManual(id)
 	defer r.recall(id) // behind the file: what was confirmed last counts
 	if r.quarantine.clear() {
 		r.again()
@@ -422,8 +458,10 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, w *wanted, due
 		if err != nil {
 			return err
 		}
+		before := r.actual
 		r.actual = state
 		for _, name := range due {
+			r.recogniseManual(w, name, before[name], state[name], time.Now())
 			r.fresh[name] = true
 			r.observe(name, time.Now())
 		}
@@ -436,7 +474,22 @@ func (r *reconciler) read(ctx context.Context, c *haproxy.Client, w *wanted, due
 			unknown = append(unknown, name)
 		}
 	}
-	return r.reread(ctx, c, unknown)
+	return r.rereadBy(ctx, c, w, unknown)
+}
+
+// rereadBy is reread where all that HAProxy was told is known: what is different is somebody else's doing.
+func (r *reconciler) rereadBy(ctx context.Context, c *haproxy.Client, w *wanted, names []string) error {
+	before := make(haproxy.State, len(names))
+	for _, name := range names {
+		before[name] = r.actual[name]
+	}
+	if err := r.reread(ctx, c, names); err != nil {
+		return err
+	}
+	for _, name := range names {
+		r.recogniseManual(w, name, before[name], r.actual[name], time.Now())
+	}
+	return nil
 }
 
 // reread reads some backends again.
@@ -474,7 +527,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 	view := haproxy.View{
 		Caps: r.caps, Foreign: foreign(w, actual, due), Applied: r.applied, Whole: actual,
 		Drain: map[string]bool{}, Drained: r.drained(w, now), Gate: map[string]bool{},
-		Attached: r.attached, Mine: r.mine,
+		Attached: r.attached, Mine: r.mine, Manual: r.manualKeys(),
 	}
 	for k := range view.Drained {
 		delete(r.settled, k.Backend) // time changed it, not what is wanted
@@ -492,7 +545,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 			continue
 		}
 		if w.backends[name].stale {
-			found[name], desired[name] = r.additions(name, there, servers)
+			found[name], desired[name] = r.additions(w.backends[name], there, servers)
 			continue
 		}
 		if before, confirmed := r.settled[name]; confirmed && !r.fresh[name] {
@@ -525,7 +578,7 @@ func (r *reconciler) planServers(actual haproxy.State, w *wanted, due []string) 
 			r.needReload(w, step.Backend, f.why)
 		}
 	}
-	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] })
+	plan := slices.DeleteFunc(diff, func(s haproxy.Step) bool { return r.late[s.Backend] && !s.Wanted && s.Op != haproxy.StepWeight })
 	return append(plan, r.planSlots(w, actual, slotted)...)
 }
 
@@ -565,7 +618,7 @@ func (r *reconciler) share(plan haproxy.Plan) haproxy.Plan {
 
 // inherit notes what a process that was just met has of the backends whose sets are from disk.
 func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
-	r.earlier = map[haproxy.Key]bool{}
+	r.earlier, r.overrode = map[haproxy.Key]bool{}, map[haproxy.Key]bool{}
 	for name, servers := range actual {
 		if !w.backends[name].stale {
 			continue
@@ -580,15 +633,49 @@ func (r *reconciler) inherit(w *wanted, actual haproxy.State) {
 	}
 }
 
-// additions narrows a backend whose set is from disk to the servers that its HAProxy did not have when it was met.
-// Those that it had are as the agent before left them, perhaps a little after it saved the set: one in maintenance has
-// left, one that is not in the set has joined. Only the registry can tell, so they stay as they are.
-func (r *reconciler) additions(backend string, found, wanted []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
-	earlier := func(s haproxy.Server) bool {
-		base, _ := haproxy.Generation(s.Name)
-		return r.earlier[haproxy.Key{Backend: backend, Server: base}]
+// additions narrows a backend whose set is from disk to the servers that its HAProxy did not have when it was met, and
+// those that overrides concern. Those that it had are as the agent before left them, perhaps a little after it saved the
+// set: one in maintenance has left, one that is not in the set has joined. Only the registry can tell, so they stay as
+// they are.
+func (r *reconciler) additions(b wantedBackend, found, wanted []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
+	earlier := func(s haproxy.Server) bool { return r.stays(b, s) }
+	foundPart = slices.DeleteFunc(slices.Clone(found), earlier)
+	return foundPart, r.bent(b, slices.DeleteFunc(slices.Clone(wanted), earlier), foundPart)
+}
+
+// stays tells whether a server that HAProxy had when it was met stays as it is, because its backend's set is from disk.
+func (r *reconciler) stays(b wantedBackend, s haproxy.Server) bool {
+	base, _ := haproxy.Generation(s.Name)
+	k := haproxy.Key{Backend: b.name, Server: base}
+	if b.overrides[base] != nil || r.overrode[k] {
+		return false
 	}
-	return slices.DeleteFunc(slices.Clone(found), earlier), slices.DeleteFunc(slices.Clone(wanted), earlier)
+	return r.earlier[k]
+}
+
+// bent are the wanted servers of a backend whose set is from disk, with the state that HAProxy has where an override is
+// about the weight alone. It notes which ones overrides concern: they are put back when the override ends.
+func (r *reconciler) bent(b wantedBackend, wanted, found []haproxy.Server) []haproxy.Server {
+	for i := range wanted {
+		w := &wanted[i]
+		k := haproxy.Key{Backend: b.name, Server: w.Name}
+		if b.overrides[w.Name] == nil {
+			continue
+		}
+		if w.Admin != haproxy.Ready {
+			r.overrode[k] = true
+			continue
+		}
+		if r.overrode[k] || !r.earlier[k] && !r.earlier[atAddr(b.name, *w)] {
+			continue
+		}
+		for _, s := range found {
+			if base, _ := haproxy.Generation(s.Name); base == w.Name || haproxy.IsSlot(s) && s.Addr == w.Addr {
+				w.Admin = s.Admin
+			}
+		}
+	}
+	return wanted
 }
 
 // foreign are the servers of some backends that stay as they are: those that people wrote, and those whose host names
@@ -622,8 +709,10 @@ func (r *reconciler) note(ctx context.Context, err error) {
 	switch {
 	case connected && r.warned:
 		r.log.WithField("duration", time.Since(old.Since).Round(time.Millisecond)).Info("HAProxy answers again")
+		r.tell(journal.Event{Kind: journal.KindHAProxy, What: "HAProxy at " + r.socket + " answers again"})
 	case !connected && !r.warned && (old.Connected || time.Since(old.Since) > startPatience):
 		r.log.WithField("err", err).Warn("HAProxy does not answer; it is tried again, and found as it is")
+		r.tell(journal.Event{Kind: journal.KindHAProxy, What: "HAProxy at " + r.socket + " does not answer", Cause: err.Error()})
 	}
 	r.warned = !connected && (r.warned || old.Connected || time.Since(old.Since) > startPatience)
 	if errors.Is(err, errRefused) && old.Error != err.Error() {

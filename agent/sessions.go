@@ -19,12 +19,14 @@ import (
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // Sessions are a process's sessions with ZooKeeper, one for all that mean the same ensemble, login, TLS and way to
 // watch. Its methods may be called from several goroutines.
 type Sessions struct {
-	log logrus.FieldLogger
+	log     logrus.FieldLogger
+	journal journal.Recorder // nil: nobody is told
 
 	mu   sync.Mutex // guards open
 	open map[access]*pooled
@@ -75,6 +77,10 @@ func NewSessions(log logrus.FieldLogger) *Sessions {
 	return &Sessions{log: log, open: map[access]*pooled{}}
 }
 
+// TellJournal has the sessions that are made from now on tell a journal when they are lost, and back. It is for whoever
+// has made the pool, before anybody else uses it.
+func (p *Sessions) TellJournal(j journal.Recorder) { p.journal = j }
+
 // Get returns the session for z, and starts one when there is none. It does not block. The first to ask decides the
 // session's timeout.
 func (p *Sessions) Get(z config.ZooKeeper) *zookeeper.Session {
@@ -104,7 +110,11 @@ func (p *Sessions) get(z config.ZooKeeper, keep Keep) *pooled {
 		s.name += fmt.Sprintf(" (%d)", number)
 	}
 	log := p.log.WithFields(logrus.Fields{"component": "zookeeper", "ensemble": s.name})
-	s.session = zookeeper.New(sessionOptions(z, keep.file(key, number, log), log))
+	o := sessionOptions(z, keep.file(key, number, log), log)
+	if p.journal != nil {
+		o.Told = recordSession(p.journal, s.name)
+	}
+	s.session = zookeeper.New(o)
 	p.open[key] = s
 	return s
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/haproxy"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // settle takes the results in: what HAProxy confirmed is known, what it refused is tried again next round. It
@@ -36,6 +37,7 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		if why, own := r.ownFault(w, res); own {
 			r.quarantine.add(st.Backend, st.Server, why)
 			r.log.WithFields(logrus.Fields{"backend": st.Backend, "server": st.Server.Name, "err": res.Err}).Warn("HAProxy refused what a registration asks for; it is left out")
+			r.tell(journal.Event{Kind: journal.KindHAProxy, Service: w.backends[st.Backend].service, What: "server " + st.Server.Name + " is left out: HAProxy refused what its registration asks for", Cause: why})
 			bad[st.Backend] = true
 			r.again()
 			continue
@@ -47,6 +49,9 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 			}
 		}
 		if res.Err != nil {
+			if !errors.Is(res.Err, haproxy.ErrHeldBack) && !errors.Is(res.Err, haproxy.ErrUnsafe) {
+				r.doubt(st, now)
+			}
 			if mayHaveMade(res) {
 				st.Remember(r.applied)
 				r.made(k)
@@ -72,6 +77,7 @@ func (r *reconciler) settle(w *wanted, due []string, results []haproxy.Result) [
 		r.actual[name] = haproxy.After(r.actual[name], ch.steps)
 		ch.log(r.log.WithField("backend", name))
 	}
+	r.recordRound(w, changes, failed)
 	for _, name := range due {
 		b := w.backends[name]
 		if r.cut[name] { // the next round looks at it, whether or not what is wanted changes

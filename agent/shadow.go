@@ -49,8 +49,7 @@ func ShadowDir(stateDir string) string {
 func ofShadow(c *config.Agent) *config.Agent {
 	out := *c
 	out.StateDir = ShadowDir(c.StateDir)
-	out.FileOutput = nil
-	out.ConsumersPath = "" // it writes nothing to the registry either
+	out.FileOutput, out.ConsumersPath = nil, ""
 	out.HAProxy.CandidateConfigFilePath = filepath.Join(out.StateDir, "haproxy.cfg.tmp")
 	return &out
 }

@@ -44,19 +44,22 @@ func (r *reconciler) slotView(w *wanted, name string, rested, drained map[haprox
 		Fixed: haproxy.FixedWeights(b.lines, b.defaultsLines),
 		Keep:  b.stale || len(b.unresolved()) > 0, // a slot does not tell whose address it has
 		Drain: b.drain > 0, Drained: drained, Gate: b.gate,
-		Attached: r.attached, Mine: r.mine,
+		Attached: r.attached, Mine: r.mine, Manual: r.manualKeys(),
 	}
 }
 
 // slotServers are the servers that a backend's slots are to hold. Of a set from disk those are left out that HAProxy
 // had when it was met: see additions.
 func (r *reconciler) slotServers(w *wanted, name string, servers []haproxy.Server) []haproxy.Server {
-	if !w.backends[name].stale {
+	b := w.backends[name]
+	if !b.stale {
 		return servers
 	}
-	return slices.DeleteFunc(slices.Clone(servers), func(s haproxy.Server) bool {
-		return r.earlier[haproxy.Key{Backend: name, Server: s.Name}] || r.earlier[atAddr(name, s)]
+	left := slices.DeleteFunc(slices.Clone(servers), func(s haproxy.Server) bool {
+		k := haproxy.Key{Backend: name, Server: s.Name}
+		return (r.earlier[k] || r.earlier[atAddr(name, s)]) && b.overrides[s.Name] == nil && !r.overrode[k]
 	})
+	return r.bent(b, left, r.actual[name])
 }
 
 // atAddr stands for whatever has a server's address. No name of a server begins like this.
@@ -115,7 +118,7 @@ func (r *reconciler) rest(ctx context.Context, c *haproxy.Client, w *wanted, due
 			used = append(used, name)
 		}
 	}
-	if err := r.reread(ctx, c, ask); err != nil {
+	if err := r.rereadBy(ctx, c, w, ask); err != nil {
 		return c, err
 	}
 	conns, err := c.Conns(ctx, used...)

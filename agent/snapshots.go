@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 const (
@@ -108,6 +110,8 @@ func (a *Agent) recall(store discovery.Store, s config.Service, now time.Time) v
 		log.WithField("err", err).Warn("the set kept on disk cannot be read; the registry is waited for")
 	case v.fromDisk():
 		log.WithFields(logrus.Fields{"count": len(v.active), "duration": since(now, v.stored).Round(time.Second)}).Info("serving the last known set from disk until the registry is heard of")
+		a.o.Journal.Record(journal.Event{Kind: journal.KindRegistry, Service: s.Name, Cause: "nothing is heard of the registry yet",
+			What: fmt.Sprintf("the last known set of %d is served from disk, as it was %s ago", len(v.active), roundly(since(now, v.stored)))})
 	}
 	return v
 }

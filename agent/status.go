@@ -28,6 +28,7 @@ type Status struct {
 	ZooKeeper  []discovery.SessionStatus `json:"zookeeper"`
 	HAProxy    []haproxyStatus           `json:"haproxy"`
 	File       fileStatus                `json:"file"`
+	Overrides  OverridesStatus           `json:"overrides"`
 	Shadow     *ShadowStatus             `json:"shadow,omitempty"` // what a shadow has found; absent: the agent is none
 
 	// Registrations are what the registrar of the same process looks after; absent where it has none.

@@ -16,6 +16,8 @@ type wanted struct {
 	static string // digest of the file without its servers
 
 	backends map[string]wantedBackend // by HAProxy's section name
+
+	overrides inForce // what of the overrides it was made with
 }
 
 // wantedBackend is one service's part of it.
@@ -31,6 +33,8 @@ type wantedBackend struct {
 	own     map[string]bool // servers with options of their own registration
 	at      time.Time       // when the snapshot behind servers was read; zero: not from a snapshot
 	rev     uint64          // grows with each change of this backend
+
+	overrides map[string]*discovery.Override // which counts for which server, by name; never changed
 }
 
 // state is what Diff is to reach, for the named backends whose servers are known.
@@ -65,6 +69,8 @@ type composer struct {
 	noted    stateEntries  // of the state file, as it was found at the start
 	gone     []string      // backends that were ours and are to be taken away
 	onDisk   haproxy.State // servers of the file as it was found at the start: what an unknown service had, it keeps
+
+	overrides inForce
 }
 
 func newComposer(c *config.Agent, lookup resolve, onDisk haproxy.State) *composer {
@@ -93,7 +99,7 @@ func (k *composer) inherit(c *config.Agent, state stateEntries) {
 // all composes every service. A backend that is as it was in earlier keeps its revision, so that it costs nothing
 // further on.
 func (k *composer) all(views []view, earlier *wanted) *wanted {
-	w := &wanted{file: k.file, static: k.static, backends: make(map[string]wantedBackend, len(views))}
+	w := &wanted{file: k.file, static: k.static, backends: make(map[string]wantedBackend, len(views)), overrides: k.overrides}
 	for i, v := range views {
 		if !v.service.HAProxy.Disabled {
 			w.backends[k.backends[i].name] = k.one(i, v, earlier)
@@ -118,7 +124,7 @@ func (k *composer) replace(i int, v view, earlier *wanted) *wanted {
 	if v.service.HAProxy.Disabled {
 		return earlier
 	}
-	w := &wanted{file: k.file, static: k.static, backends: maps.Clone(earlier.backends)}
+	w := &wanted{file: k.file, static: k.static, backends: maps.Clone(earlier.backends), overrides: earlier.overrides}
 	w.backends[k.backends[i].name] = k.one(i, v, earlier)
 	return w
 }
@@ -130,6 +136,7 @@ func (k *composer) one(i int, v view, earlier *wanted) wantedBackend {
 		var active []discovery.Instance
 		active, b.surplus = b.within(v.active)
 		b.servers, b.refused = b.backend.servers(active, k.lookup, k.memos[i])
+		b.servers, b.overrides = overridden(b.servers, v, active, k.overrides.of(b.service))
 		b.own = ownOptions(active)
 		if b.stale = v.fromDisk(); !b.stale {
 			b.at = v.at
@@ -185,7 +192,7 @@ func ownOptions(active []discovery.Instance) map[string]bool {
 
 // same tells whether nothing changed that HAProxy would notice.
 func (b wantedBackend) same(old wantedBackend) bool {
-	return b.known == old.known && b.stale == old.stale && slices.Equal(b.lines, old.lines) &&
+	return b.known == old.known && b.stale == old.stale && sameOverrides(b.overrides, old.overrides) && slices.Equal(b.lines, old.lines) &&
 		slices.EqualFunc(b.servers, old.servers, func(a, b haproxy.Server) bool { return sameServer(&a, &b) })
 }
 

@@ -15,12 +15,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/discovery"
 )
 
 // drained is a server that is as an override wants it.
-func drained(sessions int) liveServer {
-	return liveServer{Socket: "/run/h.sock", Server: "web-1", Address: "10.0.0.1:80", Wanted: "drain", Admin: "drain", Weight: 1, WeightWanted: 1,
+func drained(sessions int) agent.ServerStatus {
+	return agent.ServerStatus{Socket: "/run/h.sock", Server: "web-1", Address: "10.0.0.1:80", Wanted: "drain", Admin: "drain", Weight: 1, WeightWanted: 1,
 		Sessions: sessions, Override: "web,10.0.0.1,80", OverrideRevision: 3}
 }
 
@@ -29,7 +30,7 @@ func TestLacks(t *testing.T) {
 	other := drain
 	other.ends = false
 	none := awaited{"web", endpoint(t, "10.0.0.1:80"), "", 0, false}
-	with := func(change func(*liveServer)) liveServer {
+	with := func(change func(*agent.ServerStatus)) agent.ServerStatus {
 		s := drained(0)
 		change(&s)
 		return s
@@ -37,25 +38,28 @@ func TestLacks(t *testing.T) {
 	for _, tc := range []struct {
 		want    string
 		awaited awaited
-		server  liveServer
+		server  agent.ServerStatus
 	}{
 		{"", drain, drained(0)},
 		{"1 session", drain, drained(1)},
 		{"7 sessions", drain, drained(7)},
 		{"", other, drained(7)},
 		{"HAProxy does not tell its sessions", drain, drained(-1)},
-		{"", drain, with(func(s *liveServer) { s.Admin, s.Sessions = "absent", -1 })},
-		{"HAProxy does not tell: refused", drain, with(func(s *liveServer) { s.Admin, s.Error = "unknown", "refused" })},
-		{"HAProxy does not tell", drain, with(func(s *liveServer) { s.Admin = "unknown" })},
-		{"the agent has not heard of it yet", drain, with(func(s *liveServer) { s.Override = "" })},
-		{"the agent has not heard of it yet", drain, with(func(s *liveServer) { s.OverrideRevision = 2 })},
-		{"", drain, with(func(s *liveServer) { s.OverrideRevision = 4 })},
-		{"ready yet, and not drain", drain, with(func(s *liveServer) { s.Admin = "ready" })},
-		{"weight 10 yet, and not 5", other, with(func(s *liveServer) { s.Admin, s.Wanted, s.Weight, s.WeightWanted = "ready", "ready", 10, 5 })},
-		{"", other, with(func(s *liveServer) { s.Admin, s.Wanted, s.Weight, s.WeightWanted = "ready", "ready", 10, -1 })},
+		{"", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override, s.Sessions = "absent", "absent", "", -1 })},
+		{"", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override, s.Sessions = "absent", "unknown", "", -1 })},
+		{"the agent has not heard of it yet", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override = "absent", "ready", "" })},
+		{"absent yet, and not drain", drain, with(func(s *agent.ServerStatus) { s.Admin = "absent" })},
+		{"HAProxy does not tell: refused", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Error = "unknown", "refused" })},
+		{"HAProxy does not tell", drain, with(func(s *agent.ServerStatus) { s.Admin = "unknown" })},
+		{"the agent has not heard of it yet", drain, with(func(s *agent.ServerStatus) { s.Override = "" })},
+		{"the agent has not heard of it yet", drain, with(func(s *agent.ServerStatus) { s.OverrideRevision = 2 })},
+		{"", drain, with(func(s *agent.ServerStatus) { s.OverrideRevision = 4 })},
+		{"ready yet, and not drain", drain, with(func(s *agent.ServerStatus) { s.Admin = "ready" })},
+		{"weight 10 yet, and not 5", other, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Weight, s.WeightWanted = "ready", "ready", 10, 5 })},
+		{"", other, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Weight, s.WeightWanted = "ready", "ready", 10, -1 })},
 		{"the agent has not heard of its end yet", none, drained(0)},
-		{"drain yet, and not ready", none, with(func(s *liveServer) { s.Override, s.Wanted = "", "ready" })},
-		{"", none, with(func(s *liveServer) { s.Override, s.Wanted, s.Admin = "", "ready", "ready" })},
+		{"drain yet, and not ready", none, with(func(s *agent.ServerStatus) { s.Override, s.Wanted = "", "ready" })},
+		{"", none, with(func(s *agent.ServerStatus) { s.Override, s.Wanted, s.Admin = "", "ready", "ready" })},
 	} {
 		require.Equal(t, tc.want, tc.awaited.lacks(tc.server), "%+v", tc.server)
 	}
@@ -75,11 +79,11 @@ type fakeAgent struct {
 	address string
 
 	mu      sync.Mutex
-	answers [][]liveServer
+	answers [][]agent.ServerStatus
 	asked   []string
 }
 
-func newFakeAgent(t *testing.T, answers ...[]liveServer) *fakeAgent {
+func newFakeAgent(t *testing.T, answers ...[]agent.ServerStatus) *fakeAgent {
 	f := &fakeAgent{answers: answers}
 	s := httptest.NewServer(http.HandlerFunc(f.answer))
 	t.Cleanup(s.Close)
@@ -129,8 +133,8 @@ func refused(t *testing.T) string {
 // TestAwait: it returns when all agents have applied it and the last session has ended, and not before.
 func TestAwait(t *testing.T) {
 	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
-	slow := newFakeAgent(t, []liveServer{{Admin: "ready", Wanted: "ready"}}, []liveServer{drained(2), drained(0)}, []liveServer{drained(0), drained(0)})
-	other := newFakeAgent(t, []liveServer{drained(0)})
+	slow := newFakeAgent(t, []agent.ServerStatus{{Admin: "ready", Wanted: "ready"}}, []agent.ServerStatus{drained(2), drained(0)}, []agent.ServerStatus{drained(0), drained(0)})
+	other := newFakeAgent(t, []agent.ServerStatus{drained(0)})
 	without := newFakeAgent(t, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -145,7 +149,7 @@ func TestAwait(t *testing.T) {
 // TestAwaitTogether: many instances are asked for with one question, and one that HAProxy has at another address alone.
 func TestAwaitTogether(t *testing.T) {
 	var all []awaited
-	var servers []liveServer
+	var servers []agent.ServerStatus
 	for _, host := range strings.Fields("10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7 10.0.0.8 web.example.com") {
 		all = append(all, awaited{"web", endpoint(t, host+":80"), "web,*", 0, true})
 		s := drained(0)
@@ -167,7 +171,7 @@ func TestAwaitUnconfirmed(t *testing.T) {
 	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
 	short, cancel := context.WithTimeoutCause(context.Background(), 700*time.Millisecond, &overtime{700 * time.Millisecond})
 	defer cancel()
-	busy := newFakeAgent(t, []liveServer{drained(2)})
+	busy := newFakeAgent(t, []agent.ServerStatus{drained(2)})
 	out, _ := awaiting(t, short, all, agentAddress{busy.address, false})
 	require.Equal(t, exitUnconfirmed, exitCode(out.err))
 	require.EqualError(t, out.err, "it is stored, but not done within 700ms: web 10.0.0.1:80: 2 sessions (agent "+busy.address+", /run/h.sock)")
@@ -176,7 +180,7 @@ func TestAwaitUnconfirmed(t *testing.T) {
 	long, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	gone := refused(t)
-	done := newFakeAgent(t, []liveServer{drained(0)})
+	done := newFakeAgent(t, []agent.ServerStatus{drained(0)})
 	out, _ = awaiting(t, long, all, agentAddress{done.address, false}, agentAddress{gone, false})
 	require.Equal(t, exitUnconfirmed, exitCode(out.err))
 	require.ErrorContains(t, out.err, "it is stored, but not confirmed: agent "+gone+" cannot be asked: ")
@@ -196,7 +200,7 @@ func TestAwaitUnconfirmed(t *testing.T) {
 // TestAwaitStopped: a signal ends the waiting, not the override.
 func TestAwaitStopped(t *testing.T) {
 	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
-	f := newFakeAgent(t, []liveServer{drained(2)})
+	f := newFakeAgent(t, []agent.ServerStatus{drained(2)})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f.mu.Lock()
 	go func() {

@@ -31,6 +31,9 @@ func (a *app) doctorCommand() *cobra.Command {
 			if write != "" && !strings.HasPrefix(write, "/") {
 				return usage("--write-test %q: write an absolute path of ZooKeeper", write)
 			}
+			if _, _, err := config.ParseHosts(a.zookeeper); a.zookeeper != "" && err != nil {
+				return usage("--zookeeper %q: %w", a.zookeeper, err)
+			}
 			e := &examination{app: a, host: host.New(root), writeTest: write, progress: a.progress()}
 			return e.run(c.Context())
 		},
@@ -63,7 +66,8 @@ type role struct {
 	agent     *config.Agent
 	registrar *config.Registrar
 	user      doctor.User
-	pid       int // 0: it does not run
+	pid       int    // 0: it does not run
+	dir       string // where its relative paths begin
 }
 
 func (e *examination) run(ctx context.Context) error {
@@ -145,7 +149,7 @@ func (a *app) printFindings(all []doctor.Finding) error {
 	worst := doctor.Worst(all)
 	var err error
 	if a.output == "json" {
-		err = printJSON(a.out, findingsAnswer{worst, all})
+		err = printJSON(a.out, findingsAnswer{worst, append([]doctor.Finding{}, all...)})
 	} else {
 		_, err = fmt.Fprint(a.out, a.findingsText(all))
 	}

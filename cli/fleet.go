@@ -154,10 +154,7 @@ func defaultServers(s config.Service) (out []discovery.Endpoint) {
 	return out
 }
 
-// servicesRoot is where services are looked for that no file names.
-const servicesRoot = "/services"
-
-// everything reads all services of the file, or those under servicesRoot.
+// everything reads all services of the file, or those under defaultRoot.
 func (a *app) everything(ctx context.Context, e *ensembles, r registry) ([]serving, error) {
 	var all []serving
 	if len(r.services) > 0 {
@@ -174,7 +171,7 @@ func (a *app) everything(ctx context.Context, e *ensembles, r registry) ([]servi
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Services(ctx, servicesRoot)
+	found, err := s.Services(ctx, defaultRoot)
 	if errors.Is(err, zookeeper.ErrNoPath) {
 		return nil, nil
 	}
@@ -185,7 +182,7 @@ func (a *app) everything(ctx context.Context, e *ensembles, r registry) ([]servi
 	defer progress.done()
 	for i, f := range found {
 		progress.say("reading services: %d of %d", i, len(found))
-		one := serving{service: strings.TrimPrefix(f.Path, servicesRoot+"/"), path: f.Path}
+		one := serving{service: strings.TrimPrefix(f.Path, defaultRoot+"/"), path: f.Path}
 		if err := e.read(ctx, r.zk, &one, nil); err != nil {
 			return nil, err
 		}
@@ -194,7 +191,7 @@ func (a *app) everything(ctx context.Context, e *ensembles, r registry) ([]servi
 	return all, nil
 }
 
-// serviceNames are the names of services that there are: the file's, or the children of servicesRoot.
+// serviceNames are the names of services that there are: the file's, or the children of defaultRoot.
 func (a *app) serviceNames(ctx context.Context, e *ensembles, r registry) (names []string, err error) {
 	for _, s := range r.services {
 		names = append(names, s.Name)
@@ -206,7 +203,7 @@ func (a *app) serviceNames(ctx context.Context, e *ensembles, r registry) (names
 	if err != nil {
 		return nil, err
 	}
-	names, err = s.Children(ctx, servicesRoot)
+	names, err = s.Children(ctx, defaultRoot)
 	if errors.Is(err, zookeeper.ErrNoPath) {
 		return nil, nil
 	}

@@ -15,6 +15,7 @@ type Agent struct {
 	Admin         Admin
 	ControlSocket ControlSocket // where the agent takes orders
 	Log           Log
+	History       History
 	OverridesPath string // path in ZooKeeper; default /myelin/overrides; empty: overrides are not honoured
 	ConsumersPath string // path in ZooKeeper where agents say what they read; empty: nowhere
 	Registrar     string // the registrar's file, when this process has that role too; empty: it has not
@@ -218,6 +219,12 @@ type Admin struct {
 
 // Log says how much is logged, and how.
 type Log struct{ Level, Format string }
+
+// History is what a process keeps of what happened, in StateDir.
+type History struct {
+	Off     bool
+	MaxSize int64 // bytes; 0: the usual 16 MiB
+}
 
 // Statsd is a dogstatsd receiver.
 type Statsd struct {

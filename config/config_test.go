@@ -273,9 +273,9 @@ func TestNearest(t *testing.T) {
 		"pth": "path", "paht": "path", "host": "hosts", "mehtod": "method", "check_intervall": "check_interval", "checkinterval": "check_interval",
 		"zkpath": "zk_path", "x": "", "colour": "", "": "", "kind": "", "Path": "path",
 	} {
-		require.Equal(t, want, nearest(in, words), in)
+		require.Equal(t, want, Nearest(in, words), in)
 	}
-	require.Equal(t, "abc", nearest("abx", []string{"abd", "abc"}), "a tie has one answer")
+	require.Equal(t, "abc", Nearest("abx", []string{"abd", "abc"}), "a tie has one answer")
 }
 
 func TestDepth(t *testing.T) {

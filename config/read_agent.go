@@ -36,6 +36,7 @@ func (r *reader) agent(d *document) *Agent {
 	a.Admin = root.admin(DefaultAdminListen)
 	a.ControlSocket = root.controlSocket(filepath.Join(a.StateDir, "agent.sock"))
 	a.Log = root.log()
+	a.History = root.history()
 	a.HAProxy = r.haproxy(root, a.StateDir)
 
 	root.later("statsd")
@@ -383,7 +384,7 @@ func (t *table) discovery(zk ZooKeeper) Discovery {
 			// wrong type, complained about
 		} else if instead := methodRefused(d.Method); instead != "" {
 			t.mismatchMethod("is not part of Myelin", instead)
-		} else if near := nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
+		} else if near := Nearest(d.Method, []string{"zookeeper", "zookeeper_poll", "base"}); near != "" {
 			t.mismatchMethod("is not known", "did you mean "+near+"?")
 		} else {
 			t.mismatchMethod("is not known", ready)

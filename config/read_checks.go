@@ -361,7 +361,7 @@ func (t *table) otherCheck(c *Check) {
 	case "ssl":
 		t.fail("type", said+" is not known", `write type = "https"`)
 	default:
-		if near := nearest(c.Type, append(checkTypes(), "https", "rabbitmq")); near != "" {
+		if near := Nearest(c.Type, append(checkTypes(), "https", "rabbitmq")); near != "" {
 			t.fail("type", said+" is not known", "did you mean "+near+"?")
 			return
 		}

@@ -24,6 +24,7 @@ func (r *reader) registrar(d *document) *Registrar {
 	g.InstanceID = root.instanceID(d.options.InstanceID)
 	g.ZooKeeper = r.zookeeper(root, d.options.ZooKeeperHosts)
 	g.Log = root.log()
+	g.History = root.history()
 	g.HeartbeatPath = root.filePath("heartbeat_path", "")
 	g.NerveCompatible = root.flag("nerve_compatible", false)
 	g.ACL = root.acl("")

@@ -21,6 +21,7 @@ type Registrar struct {
 	StopTimeout               time.Duration // for a command that the registrar runs; 0: no limit
 	Admin                     Admin
 	Log                       Log
+	History                   History
 	NerveCompatible           bool
 	ACL                       string // default of the services: creator, or empty for open
 	MaxConcurrentChecks       int    // 0: the registrar's default

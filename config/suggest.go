@@ -1,22 +1,19 @@
 package config
 
-// Nearest is the candidate that s was probably meant to be, or empty.
-func Nearest(s string, candidates []string) string { return nearest(s, candidates) }
-
-// nearest is the candidate that s was probably meant to be: at most a third of its letters away (at least one,
+// Nearest is the candidate that s was probably meant to be: at most a third of its letters away (at least one,
 // transpositions counting as one), or empty.
-func nearest(s string, candidates []string) string {
+func Nearest(s string, candidates []string) string {
 	best, bestDistance := "", max(1, len(s)/3)+1
 	for _, c := range candidates {
-		if d := distance(s, c); d < bestDistance || d == bestDistance && best != "" && c < best {
+		if d := Distance(s, c); d < bestDistance || d == bestDistance && best != "" && c < best {
 			best, bestDistance = c, d
 		}
 	}
 	return best
 }
 
-// distance is the optimal string alignment distance in bytes.
-func distance(a, b string) int {
+// Distance is the optimal string alignment distance in bytes.
+func Distance(a, b string) int {
 	older, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range prev {
 		prev[j] = j

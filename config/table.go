@@ -105,7 +105,7 @@ func (t *table) done() {
 			continue
 		}
 		remedy := "remove it, or look it up in docs/configuration.md"
-		if near := nearest(e.key, t.known); near != "" {
+		if near := Nearest(e.key, t.known); near != "" {
 			remedy = "did you mean " + near + "?"
 		}
 		t.r.add(e.value, join(t.path, e.key), "unknown key", remedy, !t.r.strict)
@@ -214,7 +214,7 @@ func (t *table) choice(key, def string, words ...string) string {
 	if s == def || slices.Contains(words, s) {
 		return s
 	}
-	t.mismatch(key, "one of "+strings.Join(words, ", "), "write "+strconv.Quote(cmp.Or(nearest(s, words), words[0])))
+	t.mismatch(key, "one of "+strings.Join(words, ", "), "write "+strconv.Quote(cmp.Or(Nearest(s, words), words[0])))
 	return def
 }
 

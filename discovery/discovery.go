@@ -51,6 +51,9 @@ type Snapshot struct {
 	Version   uint64      // grows by one with each snapshot of a source
 	At        time.Time   // when the round of reads that made it began
 
+	// Cause says in words how it was found that something is new, one of the Cause constants; empty: the source does not say.
+	Cause string
+
 	// Tree tells which state of the registry this is; zero where the source does not know, or the path does not exist.
 	Tree Tree
 
@@ -73,6 +76,15 @@ type Child struct {
 	Data     []byte
 	Revision int32 // version of the data
 }
+
+// How a source found what is new in a Snapshot.
+const (
+	CauseFirst     = "the first reading"
+	CauseEvent     = "a watch told"
+	CauseReconnect = "found when the connection came back"
+	CauseAudit     = "found by the regular full reading; no watch told"
+	CausePoll      = "found by polling"
+)
 
 // Tree places what was read in the history of the registry: in ZooKeeper the transaction that created the path's own
 // node, and the last one that created or deleted a child of it.

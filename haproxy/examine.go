@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -12,6 +13,11 @@ import (
 // Level is what the connection's socket may do: "user", "operator" or "admin".
 func (c *Client) Level(ctx context.Context) (string, error) {
 	reply, err := c.Exec(ctx, "show cli level")
+	// It bears the severity of an information, unlike other data (2.6).
+	var informs *ReplyError
+	if errors.As(err, &informs) && slices.Contains([]string{"user", "operator", "admin"}, informs.Text) {
+		return informs.Text, nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("read the socket's level: %w", err)
 	}
@@ -58,7 +64,7 @@ func OldWorkers(ctx context.Context, socket string) ([]Worker, error) {
 func parseOldWorkers(reply string) (out []Worker) {
 	var columns []string
 	for line := range strings.Lines(reply) {
-		f := strings.Fields(line)
+		f := strings.Fields(strings.ReplaceAll(line, "[was: ", "[was:")) // one column, up to 2.4
 		if len(f) > 0 && f[0] == "#<PID>" {
 			columns = strings.Fields(strings.ReplaceAll(line, "<relative PID>", "<relative>"))
 			continue

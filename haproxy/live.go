@@ -19,50 +19,50 @@ type Live struct {
 	Changed  time.Duration // since it last went up or down; -1: not told
 }
 
-// Live reads the servers of one backend that want picks, with their statistics; a backend that does not exist is
+// Live reads the servers of one backend, and of those that want picks the statistics; a backend that does not exist is
 // ErrNoBackend. The statistics of one server are asked for alone. Of several those of the whole backend are read, which is a
 // dump: see Apply for what must not happen meanwhile. most bounds the servers that want may pick: with more the answer
-// is an error, before any statistics are asked for.
-func (c *Client) Live(ctx context.Context, backend string, most int, want func(Server) bool) ([]Live, error) {
+// is a *TooManyError, before any statistics are asked for, and all servers.
+func (c *Client) Live(ctx context.Context, backend string, most int, want func(Server) bool) (picked []Live, all []Server, err error) {
 	if err := CheckName(backend); err != nil {
-		return nil, fmt.Errorf("read servers: %w", err)
+		return nil, nil, fmt.Errorf("read servers: %w", err)
 	}
 	reply, err := c.Exec(ctx, "show servers state "+backend)
 	if err != nil {
-		return nil, fmt.Errorf("read servers: %w", err)
+		return nil, nil, fmt.Errorf("read servers: %w", err)
 	}
 	state, err := ParseState(reply)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := []Live{}
-	for _, s := range state[backend] {
+	all = state[backend]
+	for _, s := range all {
 		if want(s) {
-			out = append(out, Live{Server: s, Sessions: -1, Queue: -1, Changed: -1})
+			picked = append(picked, Live{Server: s, Sessions: -1, Queue: -1, Changed: -1})
 		}
 	}
 	switch {
-	case len(out) == 0:
-		return out, nil
-	case len(out) > most:
-		return nil, &TooManyError{Backend: backend, Servers: len(out), Most: most}
+	case len(picked) == 0:
+		return picked, all, nil
+	case len(picked) > most:
+		return nil, all, &TooManyError{Backend: backend, Servers: len(picked), Most: most}
 	}
 	id, err := backendID(reply)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	which := "-1"
-	if len(out) == 1 {
-		which = strconv.Itoa(out[0].ID)
+	if len(picked) == 1 {
+		which = strconv.Itoa(picked[0].ID)
 	}
 	const servers = "4" // the rows of servers, in the bits of "show stat"
 	if reply, err = c.Exec(ctx, "show stat "+id+" "+servers+" "+which); err != nil {
-		return nil, fmt.Errorf("read statistics: %w", err)
+		return nil, nil, fmt.Errorf("read statistics: %w", err)
 	}
-	if err := addStats(out, reply); err != nil {
-		return nil, fmt.Errorf("read statistics: %w", err)
+	if err := addStats(picked, reply); err != nil {
+		return nil, nil, fmt.Errorf("read statistics: %w", err)
 	}
-	return out, nil
+	return picked, all, nil
 }
 
 // TooManyError says that more servers were asked for than are read at a time.

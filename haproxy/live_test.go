@@ -52,7 +52,7 @@ backend empty
 
 	var servers map[string]Live
 	require.Eventually(t, func() bool {
-		live, err := c.Live(t.Context(), "live", 10, all)
+		live, _, err := c.Live(t.Context(), "live", 10, all)
 		require.NoError(t, err)
 		servers = map[string]Live{}
 		for _, s := range live {
@@ -75,20 +75,22 @@ backend empty
 		}
 	}()
 	<-asked
-	one, err := c.Live(t.Context(), "live", 1, named("up"))
+	one, beside, err := c.Live(t.Context(), "live", 1, named("up"))
 	require.NoError(t, err)
 	require.Len(t, one, 1)
+	assert.Len(t, beside, 4)
 	assert.Equal(t, 1, one[0].Sessions)
 
-	none, err := c.Live(t.Context(), "live", 1, named("nobody"))
+	none, beside, err := c.Live(t.Context(), "live", 1, named("nobody"))
 	require.NoError(t, err)
 	assert.Empty(t, none)
-	none, err = c.Live(t.Context(), "empty", 1, all)
+	none, _, err = c.Live(t.Context(), "empty", 1, all)
 	require.NoError(t, err)
 	assert.Empty(t, none)
-	_, err = c.Live(t.Context(), "missing", 1, all)
+	_, _, err = c.Live(t.Context(), "missing", 1, all)
 	assert.ErrorIs(t, err, ErrNoBackend)
-	_, err = c.Live(t.Context(), "live", 3, all)
+	_, everyone, err := c.Live(t.Context(), "live", 3, all)
+	assert.Len(t, everyone, 4, "they are told all the same")
 	var many *TooManyError
 	require.True(t, errors.As(err, &many), "%v", err)
 	assert.Equal(t, 4, many.Servers)

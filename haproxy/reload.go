@@ -30,6 +30,10 @@ type ReloaderOptions struct {
 	// reload need not do so again. nil: Reload.
 	Again func(context.Context) error
 
+	// Done is told of each reload, with its reasons and how it went; of one that is repeated only when that is another
+	// way. It must not block. nil: nobody is told.
+	Done func(reasons []string, err error)
+
 	Interval time.Duration // least time between the end of a reload and the next one
 	Jitter   float64       // up to this fraction of Interval is added, at random
 	Log      logrus.FieldLogger
@@ -140,13 +144,21 @@ func (r *Reloader) reload(ctx context.Context) (failed bool) {
 	switch {
 	case err == nil:
 		log.Info("HAProxy reloaded")
+		r.done(reasons, nil)
 	case errors.Is(err, ErrNotRunning):
 		log.Debug("HAProxy is not running, it will start with the new configuration")
 		return false
 	case err.Error() != said: // a retry that ends alike is a counter
 		log.WithField("err", err).Error("HAProxy not reloaded, the old configuration stays in force; tried again after the interval")
+		r.done(reasons, err)
 	}
 	return err != nil
+}
+
+func (r *Reloader) done(reasons []string, err error) {
+	if r.o.Done != nil {
+		r.o.Done(reasons, err)
+	}
 }
 
 // record notes how a reload went, and returns the error of the one before. Reasons that are not met are pending

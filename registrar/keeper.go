@@ -3,6 +3,7 @@ package registrar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 const (
@@ -25,6 +27,7 @@ const (
 type keeper struct {
 	id      identity
 	log     logrus.FieldLogger
+	journal journal.Recorder
 	metrics *Metrics
 	statsd  *Statsd
 	jitter  func() float64
@@ -95,7 +98,7 @@ type outcome struct {
 
 func newKeeper(s Service, o Options, shared *shared, stop stops, m *intent) *keeper {
 	k := &keeper{
-		id: s.identity(), log: o.Log, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand, shared: shared,
+		id: s.identity(), log: o.Log, journal: o.Journal, metrics: o.Metrics, statsd: o.Statsd, jitter: o.Rand, shared: shared,
 		detached: stop.detached, hurried: stop.hurried,
 		calls: make(chan func(context.Context)), done: make(chan struct{}), settled: make(chan struct{}),
 		results: make(chan result), outcomes: make(chan outcome, 1), hooked: make(chan error, 1),
@@ -238,6 +241,7 @@ func (k *keeper) decide(j judgement) {
 			log = log.WithField("err", j.reason)
 		}
 		log.Info("service is " + j.String())
+		k.recordJudgement(j)
 	}
 	k.pursue(now)
 }
@@ -384,11 +388,13 @@ func (k *keeper) troubled(o outcome, now time.Time) {
 	k.troubledAt = now
 	doing := map[op]string{publish: "publish", mark: "mark", withdraw: "withdraw"}[o.op]
 	k.logger().WithField("err", o.err).Warn("cannot " + doing + " the service; trying on")
+	k.record(journal.KindRegister, "cannot "+doing+" the service; it is tried again", o.err.Error())
 }
 
 func (k *keeper) relieved(now time.Time) {
 	if k.attempts > 0 {
 		k.logger().WithFields(logrus.Fields{"count": k.attempts, "duration": now.Sub(k.troubledAt)}).Info("the directory answers again")
+		k.record(journal.KindRegister, fmt.Sprintf("the directory answers again, after %d requests in %s", k.attempts, now.Sub(k.troubledAt).Round(time.Millisecond)), "")
 	}
 	k.problem, k.attempts = nil, 0
 }
@@ -401,16 +407,21 @@ func (k *keeper) answered(o outcome, now time.Time) {
 		switch {
 		case k.registered:
 			log.WithField("node", k.node).Info("service is withdrawn")
+			k.record(journal.KindRegister, "service is withdrawn, node "+k.node, k.whyAway())
 		case k.inherited:
 			log.WithField("reason", "left by the process before").Info("service is withdrawn")
+			k.record(journal.KindRegister, "service is withdrawn, which the process before has left", k.whyAway())
 		}
 		k.farewell.gone = now
 	case o.op == mark:
 		log.WithField("node", o.made.Node).Info("service is marked as leaving")
+		k.record(journal.KindRegister, "service is marked as leaving, node "+o.made.Node, k.whyAway())
 	case !k.registered:
 		log.WithField("node", o.made.Node).Info("service is registered")
+		k.record(journal.KindRegister, "service is registered, node "+o.made.Node, "")
 	case o.made.Node != k.node && len(o.made.Found) == 0: // else it has been said
 		log.WithFields(logrus.Fields{"node": o.made.Node, "reason": o.why}).Info("service is registered again")
+		k.record(journal.KindRegister, "service is registered again, node "+o.made.Node, o.why)
 	}
 	if present := o.op != withdraw; present != k.registered {
 		k.statsd.turned(k.service.Name, present)

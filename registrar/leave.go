@@ -3,6 +3,8 @@ package registrar
 import (
 	"context"
 	"time"
+
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // farewell is how a service goes for good, beside the withdrawal.
@@ -110,6 +112,7 @@ func (k *keeper) giveUpWithdrawal(now time.Time) {
 	}
 	k.farewell.givenUp, k.farewell.gone = true, now
 	k.logger().WithField("duration", closeTimeout).Warn("service was not withdrawn in time; its node goes with the session")
+	k.record(journal.KindRegister, "service was not withdrawn in time; its node goes with the session", words(k.problem))
 }
 
 // drain is how long the service has to stay up yet. Who uses it hears of the withdrawal with a delay, and may have
@@ -151,6 +154,11 @@ func (k *keeper) runHook(ctx context.Context) {
 func (k *keeper) hookEnded(err error) {
 	k.farewell.running()
 	k.farewell.running = nil
+	if err == nil {
+		k.record(journal.KindRegister, "the on_stop command has ended", "")
+	} else {
+		k.record(journal.KindRegister, "the on_stop command failed", err.Error())
+	}
 	if err != nil {
 		k.logger().WithField("err", err).Warn("on_stop command failed")
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/myelin-sd/myelin/durable"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // Maintenance keeps a service withdrawn although it is healthy.
@@ -65,6 +66,7 @@ func (k *keeper) maintain(m *intent) {
 	k.intent = m
 	if m == nil {
 		k.logger().Info("maintenance has ended")
+		k.record(journal.KindRegister, "maintenance has ended", "")
 	} else {
 		k.entered(m)
 	}
@@ -73,6 +75,7 @@ func (k *keeper) maintain(m *intent) {
 
 func (k *keeper) entered(m *intent) {
 	k.logger().WithField("reason", m.Reason).Info("service is in maintenance")
+	k.recordMaintenance(m.Maintenance)
 }
 
 // expire ends a maintenance whose time is over.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // stallSlack: a check that is later than this has lost its way.
@@ -201,6 +203,7 @@ func (k *keeper) observe(r result) {
 		st.Percent = o.percent
 	}
 	st.Changes = remember(st.Changes, CheckChange{At: r.at, State: o.state, Percent: st.Percent, Error: st.Error})
+	k.recordCheck(r)
 	k.led = r
 	k.decide(k.judge())
 }
@@ -268,6 +271,7 @@ func (k *keeper) damp(said State, now time.Time) State {
 	if held {
 		k.logger().WithFields(logrus.Fields{"check": k.led.probe.check.Name, "err": k.led.err, "duration": wake.Sub(now).Round(time.Second)}).
 			Warn("service goes up and down too often; it is kept registered although it is down")
+		k.record(journal.KindCheck, "service goes up and down too often; it is kept registered although it is down, for "+wake.Sub(now).Round(time.Second).String(), k.led.cause())
 	}
 	return is
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // HealthCheck tells whether a service is healthy.
@@ -72,6 +73,8 @@ type Options struct {
 	Metrics  *Metrics           // nil: nothing is counted
 	Statsd   *Statsd            // nil: nothing is sent
 	Services []Service
+
+	Journal journal.Recorder // gets what happens, for the history; nil: nobody does
 
 	MaxConcurrentChecks int // made at the same time, of all services; of one service a quarter, but one at least; 0: 64
 
@@ -129,6 +132,9 @@ func New(o Options) *Registrar {
 		silent := logrus.New()
 		silent.SetOutput(io.Discard)
 		o.Log = silent
+	}
+	if o.Journal == nil {
+		o.Journal = journal.Nowhere{}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Float64

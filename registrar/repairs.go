@@ -1,12 +1,14 @@
 package registrar
 
 import (
+	"fmt"
 	"maps"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // Repair is the latest thing that was found not to be as we had left it, and that was mended.
@@ -46,6 +48,7 @@ func (k *keeper) mended(made discovery.Published, now time.Time) {
 			fields["reason"] = f.Reason + ": " + f.Detail
 		}
 		k.logger().WithFields(fields).Info(said)
+		k.record(journal.KindRegister, said+", node "+fmt.Sprint(fields["node"]), fmt.Sprint(fields["reason"]))
 		k.repairs.last = &Repair{At: now, Reason: f.Reason, Node: f.Node, Detail: f.Detail}
 		if k.replaced {
 			continue

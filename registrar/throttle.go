@@ -3,6 +3,8 @@ package registrar
 import (
 	"math"
 	"time"
+
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // RateLimit bounds how often a service may change between up and down in the directory: Nerve's rate_limiting.
@@ -65,6 +67,7 @@ func (k *keeper) throttled(now time.Time) bool {
 	if k.throttle.until = now.Add(wait); !waited {
 		k.statsd.throttled(k.service.Name, false)
 		log.Warn("service changes too often: rate_limiting has this change wait")
+		k.record(journal.KindCheck, "service changes too often; rate_limiting has this change wait for "+wait.Round(time.Millisecond).String(), "")
 	}
 	return true
 }

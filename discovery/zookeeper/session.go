@@ -60,8 +60,23 @@ type Options struct {
 	// AntiEntropy is the mean time between full readings that check what the watches have told. 0: 7.5 minutes.
 	AntiEntropy time.Duration
 
+	// Told is called when the connection is there, and when it is lost. It must not block, nor call the session. nil:
+	// nobody is told.
+	Told func(SessionEvent)
+
 	// Dial opens connections. nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// SessionEvent is a connection that has come, or that was lost.
+type SessionEvent struct {
+	Connected bool
+	First     bool          // of this process
+	Fresh     bool          // with a session that it did not have before
+	Session   string        // hexadecimal
+	Server    string        // host:port
+	After     time.Duration // that it was away
+	Error     string        // why it was lost, in words; may be empty
 }
 
 // Login is one authentication of a session.
@@ -479,6 +494,7 @@ func (s *Session) connected(l *link, server string) {
 	e.current <- false
 	fields := logrus.Fields{"session": hex(session), "addr": server, "duration": time.Since(s.since).Round(time.Millisecond), "attempt": s.attempts}
 	fresh := session != s.latest
+	told := SessionEvent{Connected: true, First: e.gen == 1, Fresh: fresh, Session: hex(session), Server: server, After: time.Since(s.since)}
 	s.latest = session
 	s.up, s.server, s.since, s.attempts, s.lastErr = e, server, time.Now(), 0, ""
 	s.warned, s.refused, s.reminder = false, false, 0
@@ -499,6 +515,7 @@ func (s *Session) connected(l *link, server string) {
 	}
 	fields["new_session"] = fresh
 	s.log.WithFields(fields).Info("zookeeper connected")
+	s.tell(told)
 }
 
 func (s *Session) lost(l *link) {
@@ -512,9 +529,20 @@ func (s *Session) lost(l *link) {
 	say := !s.closed && !s.warned
 	s.warned = true
 	fields := logrus.Fields{"addr": s.server, "err": s.lastErr}
+	told, closed := SessionEvent{Server: s.server, Error: s.lastErr, Session: hex(s.latest)}, s.closed
 	s.mu.Unlock()
+	if !closed {
+		s.tell(told)
+	}
 	if say {
 		s.log.WithFields(fields).Warn("zookeeper connection lost; what is known stays in force")
+	}
+}
+
+// tell tells whoever wants to know. The caller does not hold mu.
+func (s *Session) tell(ev SessionEvent) {
+	if s.o.Told != nil {
+		s.o.Told(ev)
 	}
 }
 

@@ -82,6 +82,14 @@ type task struct {
 	nodes map[string]struct{} // these children
 	same  bool                // what look found
 	audit *audit              // nothing is known to have changed: what is found counts as a difference
+	why   string              // what led to it first
+}
+
+// because notes what led to the task, unless something else did before.
+func (t *task) because(why string) {
+	if t.why == "" {
+		t.why = why
+	}
 }
 
 func (t *task) empty() bool { return !t.arm && !t.look && !t.list && !t.all && len(t.nodes) == 0 }
@@ -180,9 +188,10 @@ func (r *source) Run(ctx context.Context, out chan<- discovery.Snapshot) error {
 						version++
 					}
 					latest = v.snapshot(r.service, began)
-					latest.Version = version
+					latest.Version, latest.Cause = version, t.why
 					send = out
 				}
+				t.why = ""
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case !e.lost():
@@ -205,8 +214,9 @@ func (r *source) begin(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 	t.audit, due.round = nil, time.Time{}
 	t.look, t.same = false, false // they were about another connection
 	first := !v.complete
+	t.why = discovery.CauseReconnect
 	if first {
-		t.list, t.all = true, true
+		t.list, t.all, t.why = true, true, discovery.CauseFirst
 	}
 	if r.o.Poll > 0 {
 		if first {
@@ -231,6 +241,9 @@ func (r *source) gather(v *view, t *task, due *agenda, list bool, nodes map[stri
 		t.audit.hear(list, nodes)
 	}
 	changes := len(nodes)
+	if list || changes > 0 {
+		t.because(discovery.CauseEvent)
+	}
 	if list {
 		t.list = true
 		changes++
@@ -254,16 +267,20 @@ func (r *source) plan(e *epoch, v *view, t *task, due *agenda, now time.Time) {
 		// A session that lives on proves that it is still the same store, and a stamp is only worth something there.
 		same := r.s.modern() && v.session == e.session
 		t.look, t.list = same, t.list || !same
+		t.because(discovery.CauseReconnect)
 	}
 	if reached(&due.all, now) {
 		t.all = true
+		t.because(discovery.CauseReconnect)
 	}
 	switch {
 	case !reached(&due.audit, now):
 	case r.o.Poll > 0:
 		t.list, t.all = true, true
+		t.because(discovery.CausePoll)
 		due.audit = now.Add(r.o.Poll)
 	default:
+		t.because(discovery.CauseAudit)
 		t.list, t.all = true, t.all || !r.o.Immutable
 		due.audit = now.Add(jitter(r.s.o.AntiEntropy))
 		if !waiting {
@@ -339,7 +356,7 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		ls, err := s.children(ctx, e, r.path, classic)
 		if gone(err) {
 			v.absent()
-			*t = task{}
+			*t = task{why: t.why}
 			return nil
 		}
 		if err != nil {
