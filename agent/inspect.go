@@ -190,7 +190,9 @@ func (ins *inspection) haproxy(g *generation, r *reconciler, found sighting) hap
 			ins.base.NeedsReload = why
 		}
 	}
-	for _, s := range ins.aim.tell(r.socket, found, ins.now) {
+	told := ins.aim.tell(r.socket, found, ins.now)
+	r.status.Load().tellManual(ins.b.name, told)
+	for _, s := range told {
 		name := s.Name
 		if name == "" {
 			name, _ = haproxy.Generation(s.Server)
@@ -247,6 +249,12 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 	for _, n := range names {
 		if why, ok := ins.quarantine[n]; ok {
 			out.Quarantine = why
+		}
+	}
+	for _, n := range names {
+		if o := ins.b.overrides[n]; o != nil {
+			out.Override = overrideEvidence(*o)
+			break
 		}
 	}
 	for i := range ins.haproxys {

@@ -159,6 +159,7 @@ func (a *app) root() *cobra.Command {
 		a.watchCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
+		a.historyCommand(),
 		a.drainCommand(),
 		a.maintCommand(),
 		a.weightCommand(),

@@ -166,11 +166,11 @@ func (c *Checker) twin(f *folder, l, youngest *leaf, add func(Finding)) {
 	n, keep := l.node(f.Path), youngest.node(f.Path)
 	found := Finding{ID: Twin, Severity: Warning, Path: n.Path, Service: c.name(f.Path),
 		Detail: fmt.Sprintf("%s stands twice: here with %s, and with %s in %s", l.endpoint, session(l.owner), session(youngest.owner), safe(youngest.name)),
-		Advice: "one goes by itself when its session ends; if it does not, two registrars have the same service: stop one, or myelin gc --twins " + f.Path}
+		Advice: "one goes by itself when its session ends; if it does not, two registrars have the same service: stop one, or myelin gc --twins " + safe(f.Path)}
 	if l.instance != youngest.instance {
 		found.ID = NamesDiffer
 		found.Detail += fmt.Sprintf("; the names differ, %s and %s, so HAProxy has two servers for one endpoint", quoted(l.instance), quoted(youngest.instance))
-		found.Advice = "let one registrar register the service under one name; for a node left behind: myelin gc --twins " + f.Path
+		found.Advice = "let one registrar register the service under one name; for a node left behind: myelin gc --twins " + safe(f.Path)
 	}
 	switch {
 	case l.owner != 0:
