@@ -24,7 +24,7 @@ var ours = []struct {
 	why     string
 }{
 	{".", []string{"cli"}, "main only hands over to the commands"},
-	{"admin", nil, "the looks and manners of HTTP; knows nothing of what is told"},
+	{"admin", []string{"journal"}, "the looks and manners of HTTP; knows nothing of what is told but what an event is"},
 	{"cli", []string{"admin", "agent", "config", "discovery", "discovery/zookeeper", "doctor", "doctor/host", "durable", "fsck", "haproxy", "journal", "registrar", "registrar/child", "registrar/control"}, "commands compose everything"},
 	{"cli/clitest", nil, "runs the binary from outside"},
 	{"config", nil, "the files' schema knows no behaviour"},

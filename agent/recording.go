@@ -61,34 +61,33 @@ func sameEndpoint(all []discovery.Instance) (first, rest []discovery.Instance) {
 func (l *listing) add(before, after []discovery.Instance) {
 	switch {
 	case len(before) == 0:
-		l.joined = append(l.joined, instanceName(after[0]))
+		l.joined = append(l.joined, after[0].Endpoint.String())
 	case len(after) == 0:
-		l.left = append(l.left, instanceName(before[0]))
+		l.left = append(l.left, before[0].Endpoint.String())
 	case slices.EqualFunc(before, after, discovery.Instance.Equal):
 	case len(staying(before)) > 0 && len(staying(after)) == 0:
-		l.leaving = append(l.leaving, instanceName(after[0]))
+		l.leaving = append(l.leaving, after[0].Endpoint.String())
 	case before[len(before)-1].Node != after[len(after)-1].Node || before[len(before)-1].Session != after[len(after)-1].Session:
-		l.back = append(l.back, instanceName(after[0]))
+		l.back = append(l.back, after[0].Endpoint.String())
 	default:
-		l.changed = append(l.changed, instanceName(after[0]))
+		l.changed = append(l.changed, after[0].Endpoint.String())
 	}
 }
 
-// instanceName names an instance to people: "web-1@10.0.0.5:8080".
-func instanceName(in discovery.Instance) string {
-	return strings.TrimPrefix(in.Name+"@"+in.Endpoint.String(), "@")
-}
-
-func instanceNames(instances []discovery.Instance) []string {
-	names := make([]string, len(instances))
+// placesOf are the places of instances, by which the history names them.
+func placesOf(instances []discovery.Instance) []string {
+	all := make([]string, len(instances))
 	for i, in := range instances {
-		names[i] = instanceName(in)
+		all[i] = in.Endpoint.String()
 	}
-	return names
+	return all
 }
 
 // record tells the history what is new about a service's view.
 func (g *generation) record(old, v view) {
+	if g.journal == nil {
+		return
+	}
 	about := journal.Event{Kind: journal.KindRegistry, Service: v.service.Name, Cause: v.snapshot.Cause}
 	say := func(what string, names []string) {
 		if len(names) == 0 {
@@ -117,9 +116,9 @@ func (g *generation) record(old, v view) {
 		l := compareListings(was.Instances, now.Instances)
 		say("joined", l.joined)
 		say("registered again", l.back)
-		say("changed what it says", l.changed)
-		say("said that it leaves", l.leaving)
-		say("is not listed any more", l.left)
+		say("changed", l.changed)
+		say("marked as leaving", l.leaving)
+		say("gone from the registry", l.left)
 	}
 	for _, r := range newRejections(was.Rejected, now.Rejected) {
 		e := about
@@ -149,29 +148,29 @@ func recordDecisions(j journal.Recorder, v view) {
 		e := journal.Event{Kind: journal.KindGuard, Service: v.service.Name, Cause: d.reason}
 		switch d.what {
 		case decidedHeld:
-			e.What = "held: stays in force although the registry lost it"
+			e.What = "held, although gone from the registry"
 			if !d.until.IsZero() {
-				e.What = "held until " + d.until.UTC().Format(time.RFC3339) + ": stays in force although the registry lost it"
+				e.What = "held until " + d.until.UTC().Format(time.RFC3339) + " at the latest, although gone from the registry"
 			}
 		case decidedBelieved:
 			e.What, e.Cause = "let go: the loss is believed", cmp.Or(d.reason, "they are few")
 		case decidedLeft:
-			e.What, e.Cause = "let go", cmp.Or(d.reason, "left on purpose, or passes the filters no more")
+			e.What, e.Cause = "let go", cmp.Or(d.reason, "gone on purpose, or out of the filters")
 		case decidedReturned:
-			e.What, e.Cause = "held no more", cmp.Or(d.reason, "the registry lists it again")
+			e.What, e.Cause = "held no more", cmp.Or(d.reason, "listed again by the registry")
 		case decidedDown:
-			e.What, e.Cause = "let go", cmp.Or(d.reason, "HAProxy's checks see it down")
+			e.What, e.Cause = "let go", cmp.Or(d.reason, "seen down by HAProxy's checks")
 		case decidedExpired:
-			e.What, e.Cause = "let go", cmp.Or(d.reason, "it was held for hold_for")
+			e.What, e.Cause = "let go", cmp.Or(d.reason, "held for as long as hold_for says")
 		case decidedReleased:
-			e.What, e.Cause = "let go", cmp.Or(d.reason, "an operator released it")
+			e.What, e.Cause = "let go", cmp.Or(d.reason, "released by an operator")
 		default:
 			e.What = d.what
 		}
 		if len(d.instances) == 0 {
 			e.What = "what HAProxy had from before: " + e.What
 		}
-		j.Record(e.Of(instanceNames(d.instances)...))
+		j.Record(e.Of(placesOf(d.instances)...))
 	}
 }
 
@@ -250,11 +249,11 @@ func (c *change) sentence() string {
 	if len(parts) == 0 {
 		return ""
 	}
-	commands := 0
+	commands := 0 // each had its reply
 	for _, st := range c.steps {
 		commands += len(st.Commands())
 	}
-	return fmt.Sprintf("HAProxy did %d commands: %s", commands, strings.Join(parts, "; "))
+	return fmt.Sprintf("HAProxy was told in %d commands: %s", commands, strings.Join(parts, "; "))
 }
 
 // several is a few names, and before them how many there are where that is more.

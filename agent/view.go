@@ -244,11 +244,12 @@ func (v view) filter(instances []discovery.Instance) []discovery.Instance {
 
 // staying are the instances that do not leave. The marks stand for a moment only, so that mostly these are all.
 func staying(instances []discovery.Instance) []discovery.Instance {
-	leaving := func(in discovery.Instance) bool { return in.Leaving }
-	if !slices.ContainsFunc(instances, leaving) {
-		return instances
+	for i := range instances {
+		if instances[i].Leaving {
+			return slices.DeleteFunc(slices.Clone(instances), func(in discovery.Instance) bool { return in.Leaving })
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(instances), leaving)
+	return instances
 }
 
 func filter(instances []discovery.Instance, filters []config.LabelFilter) []discovery.Instance {

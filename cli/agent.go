@@ -23,6 +23,7 @@ import (
 	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -86,6 +87,15 @@ func (r agentRun) load(path string, o config.Options) (*config.Agent, config.Pro
 		cfg.ControlSocket = config.ControlSocket{Path: filepath.Join(agent.ShadowDir(cfg.StateDir), "agent.sock")}
 	}
 	return cfg, problems, nil
+}
+
+// keeps says what this run keeps of what happened. A shadow touches only its own folder.
+func (r agentRun) keeps(c *config.Agent) keeping {
+	k := keeping{role: roleAgent, stateDir: c.StateDir, history: c.History}
+	if r.shadow && c.StateDir != "" {
+		k.stateDir = agent.ShadowDir(c.StateDir)
+	}
+	return k
 }
 
 // registers tells whether the registrar of the file, if it names one, runs in this process.
@@ -157,15 +167,21 @@ func (a *app) runAgent(ctx context.Context, path string, run agentRun) error {
 	}
 
 	// What is made first ends last: the sessions, then the pages.
+	feed := journal.NewFeed()
+	happened := run.keeps(cfg).open(feed, log)
+	defer happened.Close()
 	reg, sessions := newRegistry(), agent.NewSessions(log)
-	p := process{app: a, log: log, path: path, as: run, began: cfg, asked: asked, claims: claims}
+	sessions.TellJournal(happened)
+	p := process{app: a, log: log, path: path, as: run, began: cfg, asked: asked, claims: claims, journal: happened}
 	defer func() { p.endSessions(sessions) }()
-	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions, Claims: claims}
+	o := agent.Options{Config: cfg, Version: buildVersion(), Log: log, Metrics: agent.NewMetrics(reg), Sessions: sessions, Claims: claims, Journal: happened, Feed: feed}
+	happened.Record(started(roleAgent, path, len(cfg.Services)))
 	if run.shadow {
 		o.Shadow = &agent.ShadowOptions{Grace: run.grace}
 	}
 	if registers != nil {
 		// Before the agent, so that a session of both has the registrar's timeout and is kept for its next run.
+		file.feed = feed
 		if p.registrar, err = a.newRegistrar(ctx, registers, file, sessions, log, reg); err != nil {
 			return err
 		}
@@ -202,6 +218,7 @@ type process struct {
 	began     *config.Agent // what it was at the start
 	asked     asked
 	claims    *agent.Claims
+	journal   *journal.Journal
 	agent     *agent.Agent
 	registrar *registrarRole // nil: the process has one role
 }
@@ -273,6 +290,7 @@ func (p *process) run(ctx context.Context) error {
 		p.log.Info("shadow stopped")
 	} else {
 		p.log.Info("agent stopped; HAProxy keeps running with what it has")
+		p.journal.Record(ended(ctx, "agent stopped; HAProxy keeps running with what it has", err))
 	}
 	stop()
 	running.Wait()
@@ -282,15 +300,15 @@ func (p *process) run(ctx context.Context) error {
 // rereads are what SIGHUP does: each role takes its own file, or stays as it is.
 func (p *process) rereads(ctx context.Context) []reread {
 	var file string // of the registrar
-	all := []reread{{"agent", func() error {
+	all := []reread{recorded(p.journal, reread{"agent", func() error {
 		cfg, err := p.rereadAgent(ctx)
 		if err == nil {
 			file = cfg.Registrar
 		}
 		return err
-	}}}
+	}})}
 	if p.registrar != nil {
-		all = append(all, reread{"registrar", func() error { return p.registrar.reload(cmp.Or(file, p.registrar.file.path)) }})
+		all = append(all, recorded(p.registrar.journal, reread{"registrar", func() error { return p.registrar.reload(cmp.Or(file, p.registrar.file.path)) }}))
 	}
 	return all
 }
@@ -308,7 +326,7 @@ func (p *process) rereadAgent(ctx context.Context) (*config.Agent, error) {
 		return nil, err
 	}
 	startOnly(p.log.WithField("component", "agent"),
-		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"control_socket", p.began.ControlSocket, cfg.ControlSocket}, setting{"log", p.began.Log, cfg.Log},
+		setting{"admin.listen", p.began.Admin.Listen, cfg.Admin.Listen}, setting{"control_socket", p.began.ControlSocket, cfg.ControlSocket}, setting{"log", p.began.Log, cfg.Log}, setting{"history", p.began.History, cfg.History},
 		setting{"zookeeper.session_timeout", p.began.ZooKeeper.SessionTimeout, cfg.ZooKeeper.SessionTimeout})
 	switch {
 	case p.as.shadow:

@@ -164,6 +164,8 @@ func (a *app) root() *cobra.Command {
 		a.explainCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
+		a.historyCommand(),
+		a.bundleCommand(),
 		a.drainCommand(),
 		a.maintCommand(),
 		a.weightCommand(),

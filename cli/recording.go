@@ -31,7 +31,7 @@ type keeping struct {
 // open opens the history of a role; whoever opens it closes it. It never fails: what cannot be kept is said in the log.
 func (k keeping) open(feed *journal.Feed, log logrus.FieldLogger) *journal.Journal {
 	o := journal.Options{Role: k.role, Owner: k.owner, MaxSize: k.history.MaxSize, Feed: feed, Log: log.WithField("component", k.role)}
-	if k.history.MaxSize > 0 && k.stateDir != "" {
+	if !k.history.Off && k.stateDir != "" {
 		o.Dir = journalDir(k.stateDir)
 	}
 	return journal.Open(o)

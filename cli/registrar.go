@@ -26,6 +26,7 @@ import (
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/journal"
 	"github.com/myelin-sd/myelin/registrar"
 	"github.com/myelin-sd/myelin/registrar/child"
 )
@@ -86,10 +87,11 @@ func (a *app) instance(flag string) string {
 // registrarFile says which registrar file is meant, and what outside of it counts.
 type registrarFile struct {
 	path     string
-	instance string // before the file's instance_id, unless empty
-	stateDir string // when the file names none; empty: the default
-	hosted   bool   // in an agent's process, whose log counts
-	strict   bool   // unknown keys are errors
+	instance string        // before the file's instance_id, unless empty
+	stateDir string        // when the file names none; empty: the default
+	hosted   bool          // in an agent's process, whose log counts
+	feed     *journal.Feed // gets what happens; nil: nobody listens
+	strict   bool          // unknown keys are errors
 }
 
 // loadRegistrar reads the file, and judges what a registrar would make of it: everything but to connect.
@@ -155,6 +157,7 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	}
 	defer orders.close()
 	sessions, reg := agent.NewSessions(log), newRegistry()
+	f.feed = journal.NewFeed()
 	r, err := a.newRegistrar(ctx, c, f, sessions, log, reg)
 	if err != nil {
 		sessions.Close()
@@ -182,7 +185,9 @@ func (a *app) runRegistrar(ctx context.Context, f registrarFile, command []strin
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { watchdog(ctx, log, r.Live) })
-	running.Go(func() { asked.onHangup(ctx, log, reread{"registrar", func() error { return r.reload(f.path) }}) })
+	running.Go(func() {
+		asked.onHangup(ctx, log, recorded(r.journal, reread{"registrar", func() error { return r.reload(f.path) }}))
+	})
 	notify(log, daemon.SdNotifyReady)
 	if w != nil {
 		return w.run(ctx)
@@ -208,7 +213,7 @@ func listen(c config.Admin, log logrus.FieldLogger) (net.Listener, error) {
 // handler answers with the registrar's pages.
 func (r *registrarRole) handler(metrics prometheus.Gatherer) http.Handler {
 	return r.Handler(registrar.About{
-		Version: buildVersion(), Config: r.file.path, Instance: r.began.InstanceID, Started: time.Now(), Sessions: r.sessions.Statuses,
+		Version: buildVersion(), Config: r.file.path, Instance: r.began.InstanceID, Started: time.Now(), Sessions: r.sessions.Statuses, Feed: r.file.feed,
 	}, metrics)
 }
 
@@ -220,6 +225,7 @@ type registrarRole struct {
 	began    *config.Registrar // what it was at the start
 	sessions *agent.Sessions
 	log      logrus.FieldLogger
+	journal  *journal.Journal
 	cleaning *cleaner
 	reports  *registrar.Reports
 	statsd   *registrar.Statsd // nil: nothing is sent
@@ -231,8 +237,13 @@ type registrarRole struct {
 func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrarFile, sessions *agent.Sessions, log logrus.FieldLogger, metrics prometheus.Registerer) (*registrarRole, error) {
 	r := &registrarRole{app: a, file: f, began: c, sessions: sessions, log: log.WithField("component", "registrar")}
 	r.reports = registrar.NewReports()
+	r.journal = keeping{roleRegistrar, c.InstanceID, c.StateDir, c.History}.open(f.feed, log)
+	if !f.hosted {
+		sessions.TellJournal(r.journal)
+	}
 	services, err := r.services(c)
 	if err != nil {
+		r.journal.Close()
 		return nil, &codeError{exitUsage, fmt.Errorf("%s: %w", f.path, err)}
 	}
 	if f.hosted && c.Admin.Given {
@@ -244,12 +255,13 @@ func (a *app) newRegistrar(ctx context.Context, c *config.Registrar, f registrar
 		}
 	}
 	r.Registrar = registrar.New(registrar.Options{
-		Log: log, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
+		Log: log, Journal: r.journal, Services: services, HeartbeatPath: c.HeartbeatPath, StateFile: r.stateFile(c),
 		MaxConcurrentChecks: c.MaxConcurrentChecks, Metrics: registrar.NewMetrics(metrics), Statsd: r.statsd,
 	})
 	r.cleaning = newCleaner(ctx, r.log, r.Settled)
 	r.cleaning.begin(services)
 	r.log.WithFields(logrus.Fields{"path": f.path, "count": len(services)}).Info("registrar starts")
+	r.journal.Record(started(roleRegistrar, f.path, len(services)))
 	return r, nil
 }
 
@@ -284,9 +296,11 @@ func (r *registrarRole) run(ctx context.Context) error {
 	err := r.Run(ctx)
 	if r.handed.Load() {
 		r.log.Info("registrar stopped; what it registered stays for the next process")
+		r.journal.Record(ended(ctx, "registrar stopped; what it registered stays for the next process", err))
 		return err
 	}
 	r.log.Info("registrar stopped")
+	r.journal.Record(ended(ctx, "registrar stopped", err))
 	return err
 }
 
@@ -298,6 +312,7 @@ func (r *registrarRole) handOver() {
 
 // endSessions ends the sessions, those that registrations live in included unless they are handed over.
 func (r *registrarRole) endSessions() {
+	defer r.journal.Close()
 	r.cleaning.close()
 	r.statsd.Close()
 	if r.handed.Load() {
@@ -345,7 +360,7 @@ func (r *registrarRole) reload(path string) error {
 		{"state_dir", r.began.StateDir, c.StateDir}, {"heartbeat_path", r.began.HeartbeatPath, c.HeartbeatPath},
 		{"zookeeper.session_timeout", r.began.ZooKeeper.SessionTimeout, c.ZooKeeper.SessionTimeout},
 		{"control_socket", r.began.ControlSocket, c.ControlSocket}, {"stop_timeout", r.began.StopTimeout, c.StopTimeout},
-		{"admin.listen", r.began.Admin, c.Admin}, {"statsd", statsdOf(r.began), statsdOf(c)},
+		{"admin.listen", r.began.Admin, c.Admin}, {"statsd", statsdOf(r.began), statsdOf(c)}, {"history", r.began.History, c.History},
 	}
 	if !f.hosted {
 		settings = append(settings, setting{"log", r.began.Log, c.Log})

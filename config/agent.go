@@ -222,7 +222,8 @@ type Log struct{ Level, Format string }
 
 // History is what a process keeps of what happened, in StateDir.
 type History struct {
-	MaxSize int64 // bytes; 0: nothing is kept
+	Off     bool
+	MaxSize int64 // bytes; 0: the usual 16 MiB
 }
 
 // Statsd is a dogstatsd receiver.

@@ -6,28 +6,25 @@ import (
 	"strings"
 )
 
-// Bounds of history.max_size, and what it is without the key.
+// Bounds of history.max_size.
 const (
-	defaultHistory = 16 << 20
-	leastHistory   = 256 << 10
-	mostHistory    = 16 << 30
+	leastHistory = 256 << 10
+	mostHistory  = 16 << 30
 )
 
 const sizeForm = `write text like "512KiB", "16MiB" or "1GiB", or a number of bytes`
 
 // history is the same in both files. A flag, or "off", switches it.
 func (t *table) history() History {
-	h := History{MaxSize: defaultHistory}
+	var h History
 	n := t.value("history")
 	switch {
 	case n == nil:
 		return h
 	case n.text == "off":
-		return History{}
+		return History{Off: true}
 	case n.text == "true", n.text == "false":
-		if !t.flag("history", true) {
-			return History{}
-		}
+		h.Off = !t.flag("history", true)
 		return h
 	}
 	s := t.sub("history")

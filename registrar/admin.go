@@ -11,6 +11,7 @@ import (
 
 	"github.com/myelin-sd/myelin/admin"
 	"github.com/myelin-sd/myelin/discovery"
+	"github.com/myelin-sd/myelin/journal"
 )
 
 // About is what the pages tell of the process besides its services.
@@ -18,6 +19,7 @@ type About struct {
 	Version, Config, Instance string
 	Started                   time.Time
 	Sessions                  func() []discovery.SessionStatus // nil: not told
+	Feed                      *journal.Feed                    // what happens, while it does; nil: not told
 }
 
 // Overview is the answer of /api/v1/status.
@@ -108,6 +110,7 @@ func (r *Registrar) Handler(about About, metrics prometheus.Gatherer) http.Handl
 		}
 		admin.Answer(w, http.StatusOK, of)
 	})
+	mux.Handle("GET /api/v1/events", admin.Events(about.Feed))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		statusPage.Execute(w, overview())

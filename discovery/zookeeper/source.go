@@ -356,7 +356,7 @@ func (r *source) read(ctx context.Context, e *epoch, v *view, t *task, watch boo
 		ls, err := s.children(ctx, e, r.path, classic)
 		if gone(err) {
 			v.absent()
-			*t = task{}
+			*t = task{why: t.why}
 			return nil
 		}
 		if err != nil {
