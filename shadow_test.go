@@ -23,7 +23,7 @@ import (
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/cli/clitest"
-	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
 
@@ -201,6 +201,8 @@ func TestShadowBesideSynapse(t *testing.T) {
 	syn.joins("b", b)
 	w.publish("a", a)
 	leaveB := w.publish("b", b)
+	_, err := w.session.Publish(t.Context(), discovery.Registration{Path: "/myelin/consumers", Prefix: "another", Data: []byte("{}"), Ephemeral: true}, "")
+	require.NoError(t, err, "the path that agents need")
 	unchanged := w.untouched()
 
 	w.startShadow()
@@ -227,8 +229,9 @@ func TestShadowBesideSynapse(t *testing.T) {
 	require.Zero(t, w.counter(`myelin_shadow_agreed_seconds{backend="user-api"}`))
 	require.Equal(t, 1, strings.Count(w.agent.Log(), "HAProxy does not have what Myelin would have"), "one line")
 	unchanged()
-	_, err := w.session.Children(t.Context(), "/myelin")
-	require.ErrorIs(t, err, zookeeper.ErrNoPath, "nor is anything in the registry")
+	consumers, err := w.session.Children(t.Context(), "/myelin/consumers")
+	require.NoError(t, err)
+	require.Len(t, consumers, 1, "nor is anything in the registry")
 	out, code := w.run("status", "-c", w.agentFile)
 	require.Zero(t, code)
 	require.Contains(t, out, "shadow: nothing of HAProxy is changed; a difference counts after 300ms")

@@ -179,11 +179,17 @@ var statusPage = template.Must(admin.Page("status").Funcs(template.FuncMap{
 <table><tr><th>service<th>path<th>state<th>registered<th>node<th>note</tr>
 {{range .}}<tr><td>{{.Service}}<td><code>{{.Path}}</code><td>{{.State}}, {{ago .Since}}<td>{{if .Registered}}<span class="ok">yes</span>{{else}}no{{end}}<td><code>{{.Node}}</code><td>{{if .Leaving}}leaving {{end}}{{.Problem}}{{range .Checks}}{{if .Error}} {{.Check}}: {{.Error}}{{end}}{{end}}</tr>
 {{end}}</table>{{end}}
+{{with .Overrides}}{{if .Path}}<h2>Overrides</h2>
+<p class="note"><code>{{.Path}}</code>{{if .FromDisk}}, <span class="bad">from disk, as they were {{ago .FromDisk}}: nothing heard yet</span>{{else if not .Heard}}, <span class="bad">nothing heard yet</span>{{else if .Missing}}, which does not exist{{if .List}}: <span class="bad">what is known stays in force</span>{{end}}{{end}}{{with .Error}}, <span class="bad">not kept on disk: {{.}}</span>{{end}}</p>
+{{if .List}}<table><tr><th>target<th>asks for<th class="n">servers<th>applied<th>by<th>reason<th>made<th>ends</tr>
+{{range .List}}<tr><td>{{.Target}}<td>{{.Does}}<td class="n">{{.Servers}}<td>{{if .Ended}}ended{{else if .Applied}}<span class="ok">yes</span>{{else}}<span class="bad">not yet</span>{{end}}<td>{{.Author}}<td>{{.Reason}}<td>{{ago .Created}}<td>{{with .Until}}{{in .}}{{end}}</tr>
+{{end}}</table>{{end}}
+{{range .Bad}}<p class="bad">of no use: <code>{{.Node}}</code>: {{.Reason}}{{if .Former}}; what it was before counts still{{end}}</p>{{end}}{{end}}{{end}}
 <h2>ZooKeeper</h2>
 <table>{{range .ZooKeeper}}<tr><td>{{.Ensemble}}<td>{{if .Connected}}<span class="ok">connected</span> to {{.Server}}, session {{.Session}}, timeout {{.Timeout}}{{if .Classic}}, one watch per node{{end}}{{else}}<span class="bad">not connected</span> since {{ago .Since}}: {{.Error}}{{end}}</tr>{{end}}</table>
 <h2>HAProxy</h2>
 <table>{{range .HAProxy}}<tr><td>{{.Socket}}<td>{{if .Connected}}<span class="ok">answers</span>, version {{.Version}}, pid {{.Pid}}, {{.Rounds}} rounds{{else}}<span class="bad">no answer</span> since {{ago .Since}}: {{.Error}}{{end}}
-{{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
+{{range .Warnings}}<br><span class="bad">{{.}}</span>{{end}}{{range .Failed}}<br><span class="bad">refused: {{.}}</span>{{end}}{{range $b, $why := .Unfit}}<br>backend {{$b}} needs reloads: {{$why}}{{end}}{{range .Manual}}<br><span class="bad">somebody else changed {{.Backend}}/{{.Server}}</span>, seen {{ago .Since}}: {{.What}}; it stays so until {{.Until.UTC.Format "2006-01-02 15:04:05 MST"}}{{end}}{{range .Absent}}<br><span class="bad">its configuration has no backend {{.}}</span>{{end}}</tr>{{end}}
 {{if not .Shadow}}<tr><td>{{.File.Path}}<td>{{if .File.Error}}<span class="bad">{{.File.Error}}</span>{{else}}written {{ago .File.Written}}{{end}}{{with .File.Reload}}, {{.Reloads}} reloads{{end}}{{if .File.Pending}}, <span class="bad">reload due: {{.File.Pending}}</span>{{end}}</tr>{{end}}</table>
 </html>
 `))

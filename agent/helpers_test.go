@@ -76,6 +76,7 @@ type node struct {
 
 	shadow   *ShadowOptions       // nil: the agent drives HAProxy
 	names    *names               // nil: the system's nameserver
+	prepare  func(*generation)    // called before a generation runs; nil: nothing is
 	contact  contact              // how the registry is reached, as the guard is told
 	registry *prometheus.Registry // of the last start's metrics
 	agent    *Agent
@@ -191,6 +192,9 @@ func (n *node) startWith(c *config.Agent, grace time.Duration, inherited map[str
 	}
 	if n.names != nil {
 		g.resolver.lookup, g.resolver.every = n.names.lookup, 10*time.Millisecond
+	}
+	if n.prepare != nil {
+		n.prepare(g)
 	}
 	n.agent.current.Store(g)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -50,7 +50,6 @@ func ofShadow(c *config.Agent) *config.Agent {
 	out := *c
 	out.StateDir = ShadowDir(c.StateDir)
 	out.FileOutput, out.ConsumersPath = nil, ""
-	out.ConsumersPath = "" // it writes nothing to the registry either
 	out.HAProxy.CandidateConfigFilePath = filepath.Join(out.StateDir, "haproxy.cfg.tmp")
 	return &out
 }

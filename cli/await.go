@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -31,23 +32,24 @@ func (d *deed) expect(known standing, now time.Time) {
 	all := d.after(known, now)
 	instances := 0
 	for _, s := range known.services {
+		of := all.Of(s.service, now)
 		for _, e := range s.instances {
 			if covers(d.override.Target, s.service, e) {
-				d.expectOne(all, s.service, e, now)
+				d.expectOne(of, s.service, e)
 				instances++
 			}
 		}
 	}
 	if t := d.override.Target; instances == 0 && t.Service != "" && t.Port != 0 { // it may be there for an agent
 		if e, err := discovery.ParseEndpoint(t.Host, int(t.Port)); err == nil {
-			d.expectOne(all, t.Service, e, now)
+			d.expectOne(all.Of(t.Service, now), t.Service, e)
 		}
 	}
 }
 
-func (d *deed) expectOne(all discovery.Overrides, service string, e discovery.Endpoint, now time.Time) {
+func (d *deed) expectOne(of discovery.ServiceOverrides, service string, e discovery.Endpoint) {
 	w := awaited{service: service, instance: e}
-	if o := all.For(service, e, now); o != nil {
+	if o := of.For(e); o != nil {
 		if narrowness(o.Target) > narrowness(d.override.Target) {
 			return
 		}
@@ -106,7 +108,9 @@ func (a *app) agentsToAsk(others []string) ([]agentAddress, error) {
 		if _, port, err := parsePlace(o); err != nil || port == 0 {
 			return nil, usage("--agent %s: write HOST:PORT of its pages", printable(o))
 		}
-		all = append(all, agentAddress{o, false})
+		if !slices.Contains(all, agentAddress{o, false}) {
+			all = append(all, agentAddress{o, false})
+		}
 	}
 	return all, nil
 }
@@ -130,6 +134,7 @@ const (
 	lookPause   = 250 * time.Millisecond // between two rounds of questions, or longer where these take long
 	lookMost    = 5 * time.Second        // for one question
 	askSingly   = 8                      // instances of a service; more are asked for together
+	answerMost  = 64 << 20               // bytes of an answer
 	firstAnswer = 3 * time.Second        // for an agent that has never answered
 	lineEvery   = 10 * time.Second       // between two lines of progress where nobody sees the line that is written over
 )
@@ -140,7 +145,6 @@ type peer struct {
 	heard   bool  // it has answered
 	given   bool  // it is not asked any more: the reason is err
 	err     error // of the last question
-	absent  int   // services that it does not have
 	waiting []lacking
 }
 
@@ -205,14 +209,13 @@ func (a *app) await(ctx context.Context, all []awaited, agents []agentAddress) *
 
 // look asks one agent about all that is awaited, and returns how many servers are as they are to be.
 func (p *peer) look(ctx context.Context, all []awaited) (settled int) {
-	p.err, p.absent, p.waiting = nil, 0, nil
+	p.err, p.waiting = nil, nil
 	for service, of := range byService(all) {
 		n, err := p.lookAt(ctx, service, of)
 		settled += n
-		var none *noServiceError
+		var none *missingError
 		switch {
-		case errors.As(err, &none):
-			p.absent++
+		case errors.As(err, &none): // it does not have the service: there is nothing to wait for
 		case err != nil:
 			p.err = err
 			return settled
@@ -261,22 +264,28 @@ func byService(all []awaited) map[string][]awaited {
 	return out
 }
 
-// noServiceError says that an agent does not have a service.
-type noServiceError struct{ service string }
-
-func (e *noServiceError) Error() string { return "the agent does not have " + printable(e.service) }
-
 // ask asks for the servers of one service: those of an instance, or all.
-func (p *peer) ask(ctx context.Context, service, instance string) ([]agent.ServerStatus, error) {
+func (p *peer) ask(ctx context.Context, service, instance string) (servers []agent.ServerStatus, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookMost)
 	defer cancel()
-	question := "http://" + p.address + "/api/v1/services/" + url.PathEscape(service) + "/servers"
+	question := "/api/v1/services/" + url.PathEscape(service) + "/servers"
 	if instance != "" {
 		question += "?instance=" + url.QueryEscape(instance)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, question, nil)
+	err = getJSON(ctx, p.address, question, &servers)
+	return servers, err
+}
+
+// missingError is what a process answers that does not have what it is asked about, in its words.
+type missingError struct{ what string }
+
+func (e *missingError) Error() string { return e.what }
+
+// getJSON reads what the process at address answers. What it refuses is an error in its words.
+func getJSON(ctx context.Context, address, question string, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+question, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -284,30 +293,29 @@ func (p *peer) ask(ctx context.Context, service, instance string) ([]agent.Serve
 		if errors.As(err, &at) {
 			err = at.Err
 		}
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 32<<20))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, answerMost))
 	if err != nil {
-		return nil, err
-	}
-	var refusal struct {
-		Error string `json:"error"`
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
+		var refusal struct {
+			Error string `json:"error"`
+		}
 		switch err := json.Unmarshal(body, &refusal); {
 		case err != nil || refusal.Error == "":
-			return nil, fmt.Errorf("%s; is it a myelin agent of this version?", resp.Status)
+			return fmt.Errorf("%s; is it a myelin agent of this version?", resp.Status)
 		case resp.StatusCode == http.StatusNotFound:
-			return nil, &noServiceError{service}
+			return &missingError{printable(refusal.Error)}
 		}
-		return nil, errors.New(printable(refusal.Error))
+		return errors.New(printable(refusal.Error))
 	}
-	var servers []agent.ServerStatus
-	if err := json.Unmarshal(body, &servers); err != nil {
-		return nil, fmt.Errorf("read its answer: %w", err)
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("read its answer: %w", err)
 	}
-	return servers, nil
+	return nil
 }
 
 // count gathers what is missing from the agents.

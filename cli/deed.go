@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
@@ -61,6 +62,9 @@ func (in intent) decide(known standing, now time.Time) (deed, error) {
 	}
 	if d.does == doesStore {
 		d.override = in.override(now)
+		if in.action == discovery.ActionEnable && in.limit == 0 {
+			d.override.Until = d.wider.Until // it is of no use for longer
+		}
 	}
 	d.narrower = narrower(known, in.target, now)
 	if err := in.spared(known, d, now); err != nil && !in.force {
@@ -87,7 +91,7 @@ func (in intent) enabling(former *zookeeper.StoredOverride, wide *discovery.Over
 	held := wide != nil && wide.Action != discovery.ActionEnable
 	enabled := former != nil && former.Problem == nil && former.Action == discovery.ActionEnable && former.InForce(now)
 	switch {
-	case held && enabled && former.Until.IsZero() == (in.limit == 0):
+	case held && enabled && in.limit == 0 && (former.Until.IsZero() || !wide.Until.IsZero() && !former.Until.Before(wide.Until)):
 		return doesNothing
 	case held:
 		return doesStore
@@ -112,11 +116,12 @@ func inForce(all []zookeeper.StoredOverride, now time.Time, skip func(discovery.
 func widest(known standing, t discovery.Target, now time.Time) *discovery.Override {
 	rest := inForce(known.overrides, now, func(o discovery.Target) bool { return o == t })
 	for _, s := range known.services {
+		of := rest.Of(s.service, now)
 		for _, e := range s.instances {
 			if !covers(t, s.service, e) {
 				continue
 			}
-			if o := rest.For(s.service, e, now); o != nil && o.Action != discovery.ActionEnable && narrowness(o.Target) < narrowness(t) {
+			if o := of.For(e); o != nil && o.Action != discovery.ActionEnable && narrowness(o.Target) < narrowness(t) {
 				return o
 			}
 		}
@@ -192,8 +197,9 @@ func (in intent) spared(known standing, d deed, now time.Time) error {
 }
 
 func inRotation(all discovery.Overrides, s serving, now time.Time) (n int) {
+	of := all.Of(s.service, now)
 	for _, e := range s.instances {
-		if !ends(all.For(s.service, e, now)) {
+		if !ends(of.For(e)) {
 			n++
 		}
 	}
@@ -210,7 +216,12 @@ func ends(o *discovery.Override) bool {
 
 // unknownTarget refuses a target that the registry knows nothing of, with what may have been meant.
 func unknownTarget(t discovery.Target, known standing) error {
-	const anyway = "; --force stores it all the same, for one that is to come"
+	refused := func(text string) error {
+		if !strings.HasSuffix(text, "?") {
+			text += ";"
+		}
+		return errors.New(text + " --force stores it all the same, for one that is to come")
+	}
 	if t.Service == "" {
 		var hosts []string
 		for _, s := range known.services {
@@ -218,11 +229,11 @@ func unknownTarget(t discovery.Target, known standing) error {
 				hosts = append(hosts, e.Host())
 			}
 		}
-		return errors.New("nothing is registered on " + t.String() + meant(t.Host, hosts, "hosts with instances") + anyway)
+		return refused("nothing is registered on " + t.String() + meant(t.Host, hosts, "hosts with instances"))
 	}
 	s := known.services[0]
 	if s.missing {
-		return errors.New("there is no service " + printable(t.Service) + " (" + s.path + ")" + meant(t.Service, known.names, "there are") + anyway)
+		return refused("there is no service " + printable(t.Service) + " (" + s.path + ")" + meant(t.Service, known.names, "there are"))
 	}
 	if t.Host == "" {
 		return nil // it has no instance now
@@ -232,46 +243,25 @@ func unknownTarget(t discovery.Target, known standing) error {
 		instances = append(instances, e.String())
 	}
 	place := strings.TrimPrefix(t.String(), t.Service+" ")
-	return errors.New(printable(t.Service) + " has no instance at " + place + meant(place, instances, "it has") + anyway)
+	return refused(printable(t.Service) + " has no instance at " + place + meant(place, instances, "it has"))
 }
 
-// meant suggests what is like a word that is not known, or tells of some.
+// meant suggests what is like a word that is not known, or tells of those that are the least unlike.
 func meant(word string, candidates []string, there string) string {
 	const most = 5
+	if near := config.Nearest(word, candidates); near != "" {
+		return "; did you mean " + printable(near) + "?"
+	}
 	slices.Sort(candidates)
 	candidates = slices.Compact(candidates)
 	if len(candidates) == 0 {
 		return ""
 	}
-	slices.SortStableFunc(candidates, func(a, b string) int { return cmp.Compare(apart(word, a), apart(word, b)) })
+	slices.SortStableFunc(candidates, func(a, b string) int { return cmp.Compare(config.Distance(word, a), config.Distance(word, b)) })
 	for i, c := range candidates {
 		candidates[i] = printable(c)
 	}
-	if apart(word, candidates[0]) <= max(1, len(word)/3) {
-		return "; did you mean " + candidates[0] + "?"
-	}
 	return "; " + there + " " + listed(candidates, most)
-}
-
-// apart is how many letters of two words differ: those to insert, to delete and to replace.
-func apart(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // listed joins the first words, and says how many more there are.

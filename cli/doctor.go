@@ -66,7 +66,8 @@ type role struct {
 	agent     *config.Agent
 	registrar *config.Registrar
 	user      doctor.User
-	pid       int // 0: it does not run
+	pid       int    // 0: it does not run
+	dir       string // where its relative paths begin
 }
 
 func (e *examination) run(ctx context.Context) error {
@@ -148,7 +149,7 @@ func (a *app) printFindings(all []doctor.Finding) error {
 	worst := doctor.Worst(all)
 	var err error
 	if a.output == "json" {
-		err = printJSON(a.out, findingsAnswer{worst, all})
+		err = printJSON(a.out, findingsAnswer{worst, append([]doctor.Finding{}, all...)})
 	} else {
 		_, err = fmt.Fprint(a.out, a.findingsText(all))
 	}

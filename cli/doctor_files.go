@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,7 +23,11 @@ func (e *examination) findRoles() error {
 		if err != nil {
 			return fmt.Errorf("find %s: %w", e.app.configFile, err)
 		}
-		found, err := e.load(path, e.app.configFile, "")
+		pid := 0
+		if i := slices.IndexFunc(running, func(p host.Process) bool { f := p.File("-c", "--config"); return f != "" && sameFile(f, path) }); i >= 0 {
+			pid = running[i].Pid
+		}
+		found, err := e.load(path, e.app.configFile, "", pid)
 		if err != nil {
 			return err
 		}
@@ -45,7 +51,7 @@ func (e *examination) findRoles() error {
 			continue
 		}
 		seen[roleOf(p)+file] = true
-		found, err := e.load(e.host.Path(file), file, roleOf(p))
+		found, err := e.load(e.host.Path(file), file, roleOf(p), p.Pid)
 		if err != nil {
 			e.learn(func(f *doctor.Facts) {
 				f.Unknown = append(f.Unknown, doctor.Finding{ID: "config.file", Severity: doctor.Warning, Subject: file, Found: oneLine(err), Why: whyFile,
@@ -92,9 +98,17 @@ func roleOf(p host.Process) string {
 	return ""
 }
 
-// load reads a file, and the registrar's that an agent's names. shown is its path as the operator knows it.
-func (e *examination) load(path, shown, kind string) ([]role, error) {
-	detected, err := config.Detect(path, e.app.options(false))
+// load reads a file, and the registrar's that an agent's names. shown is its path as the operator knows it. What the
+// environment of the caller does not have, that of the process with pid may.
+func (e *examination) load(path, shown, kind string, pid int) ([]role, error) {
+	o := e.app.options(false)
+	o.LookupEnv = func(name string) (string, bool) {
+		if v, ok := e.app.env(name); ok || pid == 0 {
+			return v, ok
+		}
+		return e.host.LookupEnv(pid, name)
+	}
+	detected, err := config.Detect(path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +116,6 @@ func (e *examination) load(path, shown, kind string) ([]role, error) {
 		shown = abs
 	}
 	if detected == config.KindRegistrar || kind == "registrar" {
-		o := e.app.options(false)
 		o.InstanceID = e.app.instance("")
 		c, _, err := config.LoadRegistrar(path, o)
 		if err != nil {
@@ -110,13 +123,12 @@ func (e *examination) load(path, shown, kind string) ([]role, error) {
 		}
 		return []role{{kind: "registrar", path: shown, registrar: c}}, nil
 	}
-	c, _, err := config.LoadAgent(path, e.app.options(false))
+	c, _, err := config.LoadAgent(path, o)
 	if err != nil {
 		return nil, err
 	}
 	roles := []role{{kind: "agent", path: shown, agent: c}}
 	if c.Registrar != "" {
-		o := e.app.options(false)
 		o.InstanceID, o.StateDir = e.app.instance(""), c.StateDir
 		r, _, err := config.LoadRegistrar(e.host.Path(c.Registrar), o)
 		if err != nil {
@@ -130,9 +142,11 @@ func (e *examination) load(path, shown, kind string) ([]role, error) {
 // addRoles finds the process of what one file has loaded, the first of which is that file's own.
 func (e *examination) addRoles(found []role, running []host.Process) {
 	user, pids := e.host.Self(), []int{}
+	dir, _ := os.Getwd()
 	for _, p := range running {
 		if file := p.File("-c", "--config"); roleOf(p) == found[0].kind && file != "" && sameFile(file, found[0].path) {
 			user = p.User
+			dir = cmp.Or(p.Dir, dir)
 			pids = append(pids, p.Pid)
 		}
 	}
@@ -150,7 +164,7 @@ func (e *examination) addRoles(found []role, running []host.Process) {
 	}
 	e.learn(func(facts *doctor.Facts) { facts.Unknown = append(facts.Unknown, f) })
 	for i := range found {
-		found[i].user = user
+		found[i].user, found[i].dir = user, dir
 		if len(pids) > 0 {
 			found[i].pid = pids[0]
 		}
@@ -158,14 +172,18 @@ func (e *examination) addRoles(found []role, running []host.Process) {
 	e.roles = append(e.roles, found...)
 }
 
-func sameFile(a, b string) bool {
+// sameFile tells whether a process that says file means path. A relative one of which nobody knows the folder may.
+func sameFile(file, path string) bool {
+	if !filepath.IsAbs(file) {
+		return strings.HasSuffix(path, "/"+filepath.Clean(file))
+	}
 	real := func(p string) string {
 		if r, err := filepath.EvalSymlinks(p); err == nil {
 			return r
 		}
 		return filepath.Clean(p)
 	}
-	return a == b || real(a) == real(b)
+	return file == path || real(file) == real(path)
 }
 
 // lookAtProcesses reads the limits of Myelin's processes. Those of HAProxy are read with what its socket tells, and here
@@ -189,6 +207,14 @@ func (e *examination) addProcess(p doctor.Process) {
 	e.learn(func(f *doctor.Facts) { f.Processes = append(f.Processes, p) })
 }
 
+// absolute is a path of the role's file as its process means it.
+func (r role) absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(r.dir, path)
+}
+
 // fileUse is a path of a role's file.
 type fileUse struct {
 	what, path string
@@ -201,7 +227,7 @@ func (e *examination) lookAtFiles(r role) {
 	var secrets []fileUse
 	use := func(what, path string, need doctor.Need) {
 		if path != "" {
-			uses = append(uses, fileUse{what, path, need})
+			uses = append(uses, fileUse{what, r.absolute(path), need})
 		}
 	}
 	use("configuration", r.path, doctor.ToRead)
@@ -238,7 +264,7 @@ func (e *examination) lookAtFiles(r role) {
 				if check.PasswordFile != "" {
 					secrets = append(secrets, fileUse{what: "password_file of " + s.Name, path: check.PasswordFile})
 				}
-				e.addTLS("a check of "+s.Name, check.TLS, use, &secrets)
+				e.addTLS(r, "a check of "+s.Name, check.TLS, use, &secrets)
 			}
 		}
 	}
@@ -249,7 +275,10 @@ func (e *examination) lookAtFiles(r role) {
 		if z.Auth != nil && z.Auth.Credentials != "" && e.holds(r.path, string(z.Auth.Credentials)) {
 			secrets = append(secrets, fileUse{what: "configuration with credentials in it", path: r.path})
 		}
-		e.addTLS("zookeeper.tls", z.TLS, use, &secrets)
+		e.addTLS(r, "zookeeper.tls", z.TLS, use, &secrets)
+	}
+	for i := range secrets {
+		secrets[i].path = r.absolute(secrets[i].path)
 	}
 	for _, s := range secrets {
 		use(s.what, s.path, doctor.ToRead)
@@ -292,7 +321,7 @@ func (e *examination) holds(path, text string) bool {
 }
 
 // addTLS takes in the files of a TLS table, and until when their certificates are good.
-func (e *examination) addTLS(whose string, t *config.TLS, use func(string, string, doctor.Need), secrets *[]fileUse) {
+func (e *examination) addTLS(r role, whose string, t *config.TLS, use func(string, string, doctor.Need), secrets *[]fileUse) {
 	if t == nil {
 		return
 	}
@@ -305,6 +334,7 @@ func (e *examination) addTLS(whose string, t *config.TLS, use func(string, strin
 		if c.path == "" {
 			continue
 		}
+		c.path = r.absolute(c.path)
 		found := e.certificates(c.what, c.path)
 		e.learn(func(f *doctor.Facts) {
 			if !slices.ContainsFunc(f.Certs, func(o doctor.Certificate) bool { return o.File == c.path }) {

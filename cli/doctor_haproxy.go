@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/myelin-sd/myelin/agent"
-	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/doctor"
 	"github.com/myelin-sd/myelin/doctor/host"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -28,6 +27,7 @@ func (e *examination) askHAProxies(ctx context.Context, r role) {
 		return
 	}
 	for i, socket := range r.agent.HAProxy.SocketFilePaths {
+		socket = r.absolute(socket)
 		e.ask("HAProxy at "+socket, func() {
 			h, caps := e.haproxy(ctx, r, i, socket)
 			e.learn(func(f *doctor.Facts) { f.HAProxy = append(f.HAProxy, h) })
@@ -40,7 +40,7 @@ func (e *examination) askHAProxies(ctx context.Context, r role) {
 
 // haproxy is what there is to know of the HAProxy at a socket. caps is nil where it does not answer.
 func (e *examination) haproxy(ctx context.Context, r role, index int, socket string) (doctor.HAProxy, *haproxy.Capabilities) {
-	h := doctor.HAProxy{Socket: socket, Expected: r.path, CPUs: runtime.NumCPU()}
+	h := doctor.HAProxy{Socket: socket, Expected: r.path, Own: r.agent.HAProxy.Run, CPUs: runtime.NumCPU()}
 	there, uid, gid, err := e.host.Mode(socket)
 	h.There, h.Mode, h.UID, h.GID = err == nil && there&fs.ModeSocket != 0, there, uid, gid
 	h.Claim = e.claim(socket)
@@ -50,7 +50,7 @@ func (e *examination) haproxy(ctx context.Context, r role, index int, socket str
 	}
 	c, err := haproxy.Dial(ctx, e.host.Path(socket), haproxy.ClientOptions{})
 	if err != nil {
-		h.Error = err.Error()
+		h.Error, h.Denied = err.Error(), errors.Is(err, fs.ErrPermission)
 		return h, nil
 	}
 	defer c.Close()
@@ -71,8 +71,16 @@ func (e *examination) haproxy(ctx context.Context, r role, index int, socket str
 	}
 	pid := c.Identity().Pid
 	e.addHAProxyProcess(&h, r, pid)
-	h.Workers = e.oldWorkers(ctx, agent.MasterSocket(r.agent, index), pid)
+	h.Workers = e.oldWorkers(ctx, r.master(index), pid)
 	return h, &caps
+}
+
+// master is the socket of the master process of one of an agent's HAProxys; empty: none is known.
+func (r role) master(index int) string {
+	if path := agent.MasterSocket(r.agent, index); path != "" {
+		return r.absolute(path)
+	}
+	return ""
 }
 
 func proxyInfo(ctx context.Context, c *haproxy.Client) (doctor.Info, error) {
@@ -116,7 +124,7 @@ func (e *examination) addHAProxyProcess(h *doctor.HAProxy, r role, pid int) {
 		h.Master = r.agent.HAProxy.Run
 	}
 	if len(files) == 0 && r.agent.HAProxy.ConfigFilePath != "" {
-		files = []string{r.agent.HAProxy.ConfigFilePath}
+		files = []string{r.absolute(r.agent.HAProxy.ConfigFilePath)}
 	}
 	if len(files) == 0 {
 		h.Config = doctor.Not[doctor.ProxyConfig]("which file it was started with is not known")
@@ -169,7 +177,7 @@ func (e *examination) oldWorkers(ctx context.Context, master string, pid int) do
 
 // addBackends tells how changes of each backend reach HAProxy: as the running agent found out, else by the version.
 func (e *examination) addBackends(ctx context.Context, r role, caps *haproxy.Capabilities) {
-	tried := e.askRungs(ctx, r.agent)
+	tried := e.askRungs(ctx, r)
 	known := haproxy.Capabilities{}
 	if caps != nil {
 		known = *caps
@@ -186,7 +194,8 @@ func (e *examination) addBackends(ctx context.Context, r role, caps *haproxy.Cap
 }
 
 // askRungs asks the agent of a file, if it answers where that says; nothing otherwise.
-func (e *examination) askRungs(ctx context.Context, c *config.Agent) map[string]doctor.Backend {
+func (e *examination) askRungs(ctx context.Context, r role) map[string]doctor.Backend {
+	c := r.agent
 	if c.Admin.Listen == "" {
 		return nil
 	}
@@ -202,7 +211,7 @@ func (e *examination) askRungs(ctx context.Context, c *config.Agent) map[string]
 	}
 	defer resp.Body.Close()
 	var st agent.Status
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&st) != nil || !sameFile(st.Config, c.Path) {
+	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&st) != nil || !sameFile(st.Config, r.path) {
 		return nil
 	}
 	out := map[string]doctor.Backend{}
@@ -219,7 +228,9 @@ func (e *examination) lookForManagers() {
 	var sockets []string
 	for _, r := range e.roles {
 		if r.agent != nil {
-			sockets = append(sockets, r.agent.HAProxy.SocketFilePaths...)
+			for _, s := range r.agent.HAProxy.SocketFilePaths {
+				sockets = append(sockets, r.absolute(s))
+			}
 		}
 	}
 	if len(sockets) == 0 {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"math/big"
 	"net"
@@ -24,9 +25,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+	"github.com/myelin-sd/myelin/doctor"
 	"github.com/myelin-sd/myelin/haproxy"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 )
+
+var updateGolden = flag.Bool("update-doctor", false, "write testdata/json/doctor.json from what is so; read the diff before you commit it")
 
 // diagnosis is what doctor said.
 type diagnosis struct {
@@ -193,6 +197,21 @@ check_mocked = true
 		require.Contains(t, d.of(t, "clock.registry", ""), "note: not known: ")
 	}
 
+	// Both roles in one process, with logins of their own: two sessions, and one set of servers.
+	registrar("open")
+	name := strings.Join(e.Hosts(), ",")
+	both := func() diagnosis {
+		return examined(t, "-c", writeFile(t, filepath.Join(dir, "both.toml"), fmt.Sprintf("registrar = %q\n%s", filepath.Join(dir, "registrar.toml"), mustRead(t, file))))
+	}
+	d = both()
+	require.Equal(t, []string{"warning: " + name + ": the servers grant 1m0s, the file asks for 2m0s", "ok: " + name + ": 8s, as asked for"}, d.all("zookeeper.timeout"))
+	require.Len(t, d.all("zookeeper.member"), 3)
+	require.Len(t, d.all("zookeeper.quorum"), 1)
+	// With the same login it is one session, and has the registrar's timeout.
+	text := string(mustRead(t, filepath.Join(dir, "registrar.toml")))
+	writeFile(t, filepath.Join(dir, "registrar.toml"), strings.Replace(text, `auth = { credentials = "me:hidden" }`, "", 1))
+	require.Equal(t, []string{"warning: " + name + ": the servers grant 1m0s, the file asks for 2m0s"}, both().all("zookeeper.timeout"))
+
 	// The servers grant less than a registrar asks for; an open path protects nobody.
 	d = examined(t, "-c", registrar("creator"))
 	require.Equal(t, "warning: the servers grant 1m0s, the file asks for 2m0s", d.of(t, "zookeeper.timeout", ""))
@@ -332,6 +351,37 @@ backend hashed
 	require.Contains(t, d.of(t, "haproxy.algorithm", "web"), "note: not known: HAProxy does not answer")
 }
 
+// TestDoctorTLS: the certificates of the servers are looked at as they show them.
+func TestDoctorTLS(t *testing.T) {
+	t.Parallel()
+	zks := zktest.New(t, zktest.Options{TLS: true})
+	dir := t.TempDir()
+	file := writeFile(t, filepath.Join(dir, "agent.toml"), fmt.Sprintf(`
+state_dir = "state"
+admin = { listen = "off" }
+[zookeeper]
+hosts = [%q]
+tls = { ca_file = %q }
+[haproxy]
+do_socket = false
+[services.web]
+discovery = { method = "zookeeper", path = "/services/web" }
+haproxy = { port = 8080 }
+`, zks.SecureAddr(), zks.TLSFiles().CA))
+	var d diagnosis
+	require.Eventually(t, func() bool { // the secure port opens behind the plain one
+		d = examined(t, "-c", file)
+		return !strings.Contains(d.of(t, "zookeeper.member", ""), "refused")
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Equal(t, "ok: serves as standalone", d.of(t, "zookeeper.member", ""))
+	require.Contains(t, d.of(t, "zookeeper.login", ""), "ok: ")
+	require.Regexp(t, "critical: CN=localhost is good until .*, for another 23 hours", d.of(t, "tls.expiry", "server "+zks.SecureAddr()))
+	require.Regexp(t, "critical: .* is good until .*, for another 23 hours", d.of(t, "tls.expiry", "authority of zookeeper.tls"))
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	require.NotEmpty(t, d.of(t, "permission.path", "state_dir "+here+"/state"))
+}
+
 // certificate writes one that ends then, with its key.
 func certificate(t *testing.T, dir, name string, until time.Time) (cert, key string) {
 	t.Helper()
@@ -398,13 +448,14 @@ func TestDoctorOfWhatRuns(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "fd"), 0o755))
 	}
 	process(7, "4242", "/usr/bin/myelin", "--log-level", "debug", "agent", "-c", "/etc/myelin/agent.toml")
+	writeFile(t, filepath.Join(root, "proc/7/environ"), "A=b\x00STATE=/var/lib/myelin\x00") // as a unit's EnvironmentFile does it
 	process(8, "4242", "/usr/bin/myelin", "status", "agent")
 	process(9, "0", "/usr/bin/ruby", "/usr/local/bin/synapse", "-c", "/etc/synapse.json")
 	process(10, "0", "/usr/bin/dataplaneapi", "-f", "/etc/gone.yaml")
 	process(11, "4242", "/usr/bin/myelin", "registrar", "-c", "/etc/myelin/registrar.toml")
 	writeFile(t, filepath.Join(root, "etc/synapse.json"), `{"haproxy": {"socket_file_path": "/run/haproxy/admin.sock"}}`)
 	writeFile(t, filepath.Join(root, "etc/myelin/agent.toml"), `
-state_dir = "/var/lib/myelin"
+state_dir = "${STATE}"
 admin = { listen = "off" }
 [haproxy]
 socket_file_path = "/run/haproxy/admin.sock"
@@ -443,6 +494,16 @@ haproxy = { port = 8080 }
 	require.Contains(t, strings.Join(d.all("process.agent"), "\n"), "not known: list processes: open "+root+"/proc: no such file or directory")
 }
 
+// TestSameFile: a relative path of a process counts, wherever its folder is.
+func TestSameFile(t *testing.T) {
+	dir := t.TempDir()
+	real := writeFile(t, filepath.Join(dir, "agent.toml"), "")
+	require.NoError(t, os.Symlink(real, filepath.Join(dir, "link.toml")))
+	for file, same := range map[string]bool{real: true, filepath.Join(dir, "link.toml"): true, "agent.toml": true, "./agent.toml": true, "nt.toml": false, "other/agent.toml": false, "/etc/agent.toml": false} {
+		require.Equal(t, same, sameFile(file, real), file)
+	}
+}
+
 // TestDoctorTable: the worst comes first, each with its reason and its fix; what is fine is counted, or shown.
 func TestDoctorTable(t *testing.T) {
 	t.Parallel()
@@ -466,6 +527,30 @@ func TestDoctorTable(t *testing.T) {
 	wide := run("-o", "wide")
 	require.Regexp(t, `(?m)^ok        kernel\.somaxconn +somaxconn = 4096$`, wide)
 	require.Regexp(t, `\d fine\n$`, wide)
+}
+
+// TestDoctorJSON: what programs read stays as it is.
+func TestDoctorJSON(t *testing.T) {
+	t.Parallel()
+	kernel := doctor.Kernel{
+		Release: "6.1.0", PortRange: doctor.Is(doctor.Range{From: 32768, To: 60999}), Reserved: doctor.Is([]doctor.Range(nil)), TWReuse: doctor.Is(int64(0)),
+		Timestamps: doctor.Is(int64(1)), Somaxconn: doctor.Is(int64(4096)), SynBacklog: doctor.Is(int64(2048)), Syncookies: doctor.Is(int64(1)), FinTimeout: doctor.Is(int64(60)),
+		Overflows: doctor.Is(int64(0)), Files: doctor.Is(doctor.FileTable{Open: 1, Max: 100}), Conntrack: doctor.Not[doctor.Conntrack]("permission denied"),
+		Leftovers: []doctor.Leftover{{File: "/etc/sysctl.conf", Line: 3, Text: "net.ipv4.tcp_tw_recycle = 1"}},
+	}
+	facts := doctor.Facts{Kernel: &kernel, Secrets: []doctor.Secret{{What: "credentials_file", Path: "/etc/myelin/zk", Mode: 0o644}}}
+	var out bytes.Buffer
+	err := (&app{out: &out, output: "json"}).printFindings(doctor.Examine(facts))
+	require.Equal(t, exitFindings, (&app{}).exit(err))
+	golden := filepath.Join("testdata", "json", "doctor.json")
+	if *updateGolden {
+		writeFile(t, golden, out.String())
+	}
+	require.Equal(t, string(mustRead(t, golden)), out.String())
+
+	out.Reset()
+	require.NoError(t, (&app{out: &out, output: "json"}).printFindings(nil)) // nothing was looked at: still one value
+	require.JSONEq(t, `{"worst": "ok", "findings": []}`, out.String())
 }
 
 // TestDoctorUsage: what is wrong on the command line or in the file is said, with exit code 2.

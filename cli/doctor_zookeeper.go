@@ -85,12 +85,20 @@ func (e *examination) survey() []*surveyed {
 	}
 	for _, r := range e.roles {
 		for _, z := range ensemblesOf(r) {
-			at(z)
+			s := at(z)
+			if r.registrar != nil { // a session of both roles has the registrar's timeout
+				s.zk.SessionTimeout = z.SessionTimeout
+			}
 		}
 		if r.registrar != nil {
 			for _, s := range r.registrar.Services {
 				if len(s.ZooKeeper.Hosts) > 0 && s.ZKPath != "" {
 					add(s.ZooKeeper, doctor.RegistryPath{Path: s.ZKPath, Who: "registration " + s.Name, Registers: true, Creator: s.ACL == "creator"})
+				}
+				for format, path := range s.PayloadPaths {
+					if len(s.ZooKeeper.Hosts) > 0 {
+						add(s.ZooKeeper, doctor.RegistryPath{Path: path, Who: "registration " + s.Name + " as " + format, Registers: true, Creator: s.ACL == "creator"})
+					}
 				}
 			}
 		}

@@ -225,7 +225,7 @@ func (g *cleaning) sure(ctx context.Context, n int) (bool, error) {
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(g.app.out)
-		return false, ctx.Err()
+		return false, errors.New("interrupted: nothing was deleted")
 	case answer := <-answers:
 		if answer == "y" || answer == "yes" {
 			return true, nil

@@ -62,7 +62,7 @@ func (o *intentFlags) add(f *pflag.FlagSet) {
 }
 
 func overridesPathFlag(f *pflag.FlagSet, path *string) {
-	f.StringVar(path, "overrides-path", "", "`PATH` of the overrides in ZooKeeper (default: that of -c FILE, else "+defaultOverridesPath+")")
+	f.StringVar(path, "overrides-path", "", "`PATH` of the overrides in ZooKeeper (default: that of -c FILE, else "+config.DefaultOverridesPath+")")
 }
 
 const intentLong = `
@@ -304,9 +304,6 @@ func (a *app) author() string {
 	return who[:min(len(who), mostAuthor)]
 }
 
-// defaultOverridesPath is where agents look for overrides, unless their files tell otherwise.
-const defaultOverridesPath = "/myelin/overrides"
-
 // overridesPlace is where overrides lie, and what else the registry is asked for.
 type overridesPlace struct {
 	registry
@@ -320,7 +317,7 @@ func (a *app) overridesAt(flag string) (overridesPlace, error) {
 	if err != nil {
 		return overridesPlace{}, err
 	}
-	p := overridesPlace{r, cmp.Or(flag, defaultOverridesPath)}
+	p := overridesPlace{r, cmp.Or(flag, config.DefaultOverridesPath)}
 	if !strings.HasPrefix(p.path, "/") {
 		return p, usage("--overrides-path %q: a path begins with /", flag)
 	}
@@ -335,8 +332,11 @@ func (a *app) overridesAt(flag string) (overridesPlace, error) {
 	if err != nil {
 		return p, err
 	}
-	if p.path = c.OverridesPath; p.path == "" {
+	switch p.path = c.OverridesPath; {
+	case p.path == "":
 		return p, fmt.Errorf("%s: overrides_path is off, so its agent honours no overrides", a.configFile)
+	case len(p.zk.Hosts) == 0:
+		return p, fmt.Errorf("%s: zookeeper.hosts is missing, so its agent honours no overrides: they lie in the default ensemble", a.configFile)
 	}
 	return p, nil
 }

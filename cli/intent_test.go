@@ -94,6 +94,8 @@ func stored(t *testing.T, text string) (all []zookeeper.StoredOverride) {
 			switch host, port, err := parsePlace(word); {
 			case word == "expired":
 				o.Until = noon
+			case word == "ending":
+				o.Until = noon.Add(time.Hour)
 			case word == "zero":
 				o.Weight = 0
 			case err == nil && strings.Contains(word, "."):
@@ -149,6 +151,8 @@ func TestDecide(t *testing.T) {
 		{"enable out of a wider", "drain web", "enable web 10.0.0.1:80", "stored enable web,10.0.0.1,80, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", false},
 		{"enable of what is out of a wider", "drain web; drain web 10.0.0.1:80", "enable web 10.0.0.1:80", "stored enable web,10.0.0.1,80, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", true},
 		{"enabled already", "drain web; enable web 10.0.0.1:80", "enable web 10.0.0.1:80", "nothing, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", true},
+		{"enable ends too soon", "drain web; enable web 10.0.0.1:80 ending", "enable web 10.0.0.1:80", "stored enable web,10.0.0.1,80, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", true},
+		{"enable ends with the wider", "drain web ending; enable web 10.0.0.1:80 ending", "enable web 10.0.0.1:80", "nothing, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", true},
 		{"enable has expired", "drain web; enable web 10.0.0.1:80 expired", "enable web 10.0.0.1:80", "stored enable web,10.0.0.1,80, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1,80", "", true},
 		{"the wider has expired", "drain web expired", "enable web 10.0.0.1:80", "nothing, 1 instance, awaits 10.0.0.1:80=", "", false},
 		{"the wider enables", "drain web; enable web 10.0.0.1; drain web 10.0.0.1:80", "enable web 10.0.0.1:80", "removed, 1 instance, awaits 10.0.0.1:80=web,10.0.0.1", "", true},
@@ -230,6 +234,11 @@ func TestWordsOfDeeds(t *testing.T) {
 	d, err = in.decide(known, noon)
 	require.NoError(t, err)
 	require.Equal(t, "web 10.0.0.1:80 is as registered, although all of web has drain", d.done(in, noon))
+	require.True(t, d.override.Until.IsZero())
+	in, known = situation(t, "drain web ending", "enable web 10.0.0.1:80")
+	d, err = in.decide(known, noon)
+	require.NoError(t, err)
+	require.Equal(t, noon.Add(time.Hour), d.override.Until, "with the one that it is against")
 	in, known = situation(t, "junk web 10.0.0.1:80", "drain web 10.0.0.1:80")
 	d, err = in.decide(known, noon)
 	require.NoError(t, err)

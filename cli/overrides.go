@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/myelin-sd/myelin/agent"
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
@@ -82,7 +85,7 @@ func (i overrideInfo) words() string {
 }
 
 func (a *app) overridesCommand() *cobra.Command {
-	var path string
+	var path, address string
 	c := &cobra.Command{
 		Use:   "overrides",
 		Short: "List what operators want of instances, fleet-wide: drains, maintenance, weights",
@@ -90,9 +93,10 @@ func (a *app) overridesCommand() *cobra.Command {
 			"them, where it can be asked. When ZooKeeper does not answer, the agent tells what it has heard of.\n" +
 			"See myelin drain, maint, weight and enable, and myelin overrides rm.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.listOverrides(c.Context(), path) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.listOverrides(c.Context(), path, address) },
 	}
 	overridesPathFlag(c.Flags(), &path)
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
 	c.AddCommand(a.removeOverridesCommand())
 	return c
 }
@@ -118,13 +122,14 @@ func (a *app) removeOverridesCommand() *cobra.Command {
 	return c
 }
 
-// withOverrides asks with the session that the overrides lie behind.
-func (a *app) withOverrides(ctx context.Context, path string, ask func(context.Context, *zookeeper.Session, overridesPlace) error) error {
-	where, err := a.overridesAt(path)
-	if err != nil {
-		return err
+// withOverrides asks with the session that the overrides lie behind. Where there is somebody else to ask, ZooKeeper has
+// only a part of the time to answer.
+func (a *app) withOverrides(ctx context.Context, where overridesPlace, other bool, ask func(context.Context, *zookeeper.Session) error) error {
+	limit := a.timeout
+	if other {
+		limit = min(limit, max(limit/3, time.Second))
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	e := a.ensembles()
 	defer e.close()
@@ -132,15 +137,27 @@ func (a *app) withOverrides(ctx context.Context, path string, ask func(context.C
 	if err != nil {
 		return err
 	}
-	if err := ask(ctx, s, where); err != nil {
-		return e.explain(ctx, where.zk, a.timeout, err)
+	if err := ask(ctx, s); err != nil {
+		return e.explain(ctx, where.zk, limit, err)
 	}
 	return nil
 }
 
-func (a *app) listOverrides(ctx context.Context, path string) error {
+// listOverrides shows what is in ZooKeeper, and what the agent of this host says of it; without ZooKeeper what the agent
+// has heard of.
+func (a *app) listOverrides(ctx context.Context, path, address string) error {
+	where, err := a.overridesAt(path)
+	if err != nil {
+		return err
+	}
+	if address == "" {
+		if address, err = a.agentListen(); err != nil {
+			return err
+		}
+	}
+	here, unheard := a.askOverrides(ctx, address)
 	var infos []overrideInfo
-	err := a.withOverrides(ctx, path, func(ctx context.Context, s *zookeeper.Session, where overridesPlace) error {
+	err = a.withOverrides(ctx, where, unheard == nil, func(ctx context.Context, s *zookeeper.Session) error {
 		all, err := s.Overrides(ctx, where.path)
 		now := time.Now()
 		for _, o := range all {
@@ -148,10 +165,97 @@ func (a *app) listOverrides(ctx context.Context, path string) error {
 		}
 		return err
 	})
-	if err != nil {
+	switch {
+	case err == nil && unheard == nil && sameOverrides(here, where):
+		for i := range infos {
+			infos[i].Here = hereOf(here, infos[i])
+		}
+	case err == nil: // the agent has nothing to say
+	case unheard != nil || ctx.Err() != nil:
 		return err
+	case here.Path == "":
+		return fmt.Errorf("%w; and the agent of this host honours no overrides: overrides_path is off", err)
+	case here.Heard == nil && here.FromDisk == nil: // what is not known is not none
+		return fmt.Errorf("%w; and the agent of this host has heard nothing of overrides yet", err)
+	default:
+		if len(where.zk.Hosts) > 0 { // otherwise nobody has asked for ZooKeeper
+			fmt.Fprintf(a.errs, "myelin: %v\n", err)
+		}
+		fmt.Fprintln(a.errs, heardWords(here, time.Now()))
+		infos = infosOfAgent(here)
 	}
 	return a.printOverrides(infos, "there are no overrides")
+}
+
+// agentPatience is how long an answer of the local agent is waited for, which is only a part of what is to be shown.
+const agentPatience = 2 * time.Second
+
+// askOverrides asks an agent.
+func (a *app) askOverrides(ctx context.Context, address string) (agent.OverridesStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(agentPatience, a.timeout))
+	defer cancel()
+	var st struct {
+		Overrides *agent.OverridesStatus `json:"overrides"`
+	}
+	if err := getJSON(ctx, address, "/api/v1/status", &st); err != nil {
+		return agent.OverridesStatus{}, err
+	}
+	if st.Overrides == nil {
+		return agent.OverridesStatus{}, fmt.Errorf("agent %s tells nothing of overrides", address)
+	}
+	return *st.Overrides, nil
+}
+
+// sameOverrides tells whether an agent looks where we do.
+func sameOverrides(here agent.OverridesStatus, where overridesPlace) bool {
+	name, _, _ := strings.Cut(here.Ensemble, " ") // a number may be behind it
+	hosts, chroot, err := config.ParseHosts(name)
+	return err == nil && here.Path == where.path && chroot == where.zk.Chroot &&
+		slices.ContainsFunc(hosts, func(h string) bool { return slices.Contains(where.zk.Hosts, h) })
+}
+
+// hereOf is what the agent makes of an override.
+func hereOf(here agent.OverridesStatus, i overrideInfo) *hereInfo {
+	if i.State != stateInForce {
+		return nil
+	}
+	for _, o := range here.List {
+		if o.Node == i.Node && o.Revision >= i.Revision {
+			return &hereInfo{Known: true, Applied: o.Applied, Servers: o.Servers}
+		}
+	}
+	return &hereInfo{}
+}
+
+// heardWords say what the agent's answer is worth.
+func heardWords(here agent.OverridesStatus, now time.Time) string {
+	switch {
+	case here.Heard == nil:
+		return "This is what the agent of this host has kept on disk, as it was " + age(now, *here.FromDisk) + " ago; it has heard nothing since its start:"
+	case here.Missing:
+		return "This is what the agent of this host has heard of; the path is gone, and it stays in force:"
+	}
+	return "This is what the agent of this host has heard of:"
+}
+
+// infosOfAgent are the overrides that an agent knows of.
+func infosOfAgent(here agent.OverridesStatus) (infos []overrideInfo) {
+	for _, o := range here.List {
+		i := overrideInfo{
+			Node: o.Node, Revision: o.Revision, State: stateInForce, Target: o.Target(), Service: o.Service, Host: o.Host, Port: o.Port,
+			Action: o.Action, Weight: o.Weight, Percent: o.Percent, Author: o.Author, Reason: o.Reason, Created: o.Created, Until: o.Until,
+		}
+		if i.Here = hereOf(here, i); o.Ended {
+			i.State, i.Here = stateExpired, nil
+		}
+		infos = append(infos, i)
+	}
+	for _, b := range here.Bad {
+		if !b.Former { // otherwise it is listed as what it was
+			infos = append(infos, overrideInfo{Node: b.Node, State: stateUndecodable, Problem: b.Reason})
+		}
+	}
+	return infos
 }
 
 // printOverrides shows overrides, or says that there are none.
@@ -188,8 +292,11 @@ func (i overrideInfo) cells(now time.Time) []any {
 		return []any{"node " + printable(i.Node), tinted{i.State, bad}, "", age(now, i.Created), "", i.Here.words(), printable(i.Problem)}
 	}
 	target := printable(i.Target)
-	if i.Host == "" {
+	switch {
+	case i.Host == "":
 		target += " (all)"
+	case i.Service == "":
+		target += " (host)"
 	}
 	var until any = "with enable"
 	switch {
@@ -215,8 +322,12 @@ func (h *hereInfo) words() any {
 
 // removeOverrides removes the one that the words mean; no words: all that have expired.
 func (a *app) removeOverrides(ctx context.Context, path string, words []string) error {
+	where, err := a.overridesAt(path)
+	if err != nil {
+		return err
+	}
 	removed := []overrideInfo{}
-	err := a.withOverrides(ctx, path, func(ctx context.Context, s *zookeeper.Session, where overridesPlace) error {
+	err = a.withOverrides(ctx, where, false, func(ctx context.Context, s *zookeeper.Session) error {
 		all, err := s.Overrides(ctx, where.path)
 		if err != nil {
 			return err

@@ -178,6 +178,7 @@ func (a *app) printStatus(st agent.Status) {
 		for backend, why := range h.Unfit {
 			fmt.Fprintf(a.out, "  backend %s needs reloads: %s\n", backend, why)
 		}
+		a.printManual(now, h.Manual)
 		for _, backend := range h.Absent {
 			fmt.Fprintf(a.out, "  its configuration has no backend %s: add it and reload HAProxy, or name another one in haproxy.backend_name of the service\n", backend)
 		}
@@ -197,6 +198,7 @@ func (a *app) printStatus(st agent.Status) {
 	if st.Shadow != nil {
 		a.printShadow(st.Shadow)
 	}
+	a.printOverridesHere(now, st.Overrides)
 	t := newTable(a.out, "SERVICE", "BACKEND", "LISTED", "ACTIVE", "READY", "REJECTED", "LAST CHANGE", "NOTE")
 	for _, s := range st.Services {
 		ready := "-"

@@ -5,15 +5,15 @@ package config
 func Nearest(s string, candidates []string) string {
 	best, bestDistance := "", max(1, len(s)/3)+1
 	for _, c := range candidates {
-		if d := distance(s, c); d < bestDistance || d == bestDistance && best != "" && c < best {
+		if d := Distance(s, c); d < bestDistance || d == bestDistance && best != "" && c < best {
 			best, bestDistance = c, d
 		}
 	}
 	return best
 }
 
-// distance is the optimal string alignment distance in bytes.
-func distance(a, b string) int {
+// Distance is the optimal string alignment distance in bytes.
+func Distance(a, b string) int {
 	older, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range prev {
 		prev[j] = j

@@ -127,7 +127,8 @@ func Examine(f Facts) []Finding {
 	slices.SortStableFunc(out, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity, a.Severity), strings.Compare(a.ID, b.ID), strings.Compare(a.Subject, b.Subject))
 	})
-	return out
+	// Two roles that look at one thing say the same of it.
+	return slices.CompactFunc(out, func(a, b Finding) bool { return a.ID == b.ID && a.Subject == b.Subject && a.Found == b.Found })
 }
 
 // Worst is the gravest severity among the findings; OK when there are none.

@@ -55,6 +55,7 @@ func TestHAProxy(t *testing.T) {
 		"well":                   {nil, "haproxy.socket", "ok: it answers, level admin", ""},
 		"no socket":              {func(h *HAProxy) { h.There, h.Error = false, "no such file" }, "haproxy.socket", "critical: there is no socket: no such file", "stats socket /run/h.sock mode 600 level admin expose-fd listeners"},
 		"dead socket":            {func(h *HAProxy) { h.Error = "connection refused" }, "haproxy.socket", "critical: no answer: connection refused", "whether HAProxy runs"},
+		"may not be asked":       {func(h *HAProxy) { h.Error, h.Denied = "permission denied", true }, "haproxy.socket", "note: not known: the user who asks may not connect: permission denied", "as root"},
 		"level operator":         {func(h *HAProxy) { h.Level = Is("operator") }, "haproxy.socket", "critical: it answers with level operator, which changes nothing", "level admin"},
 		"hostile level":          {func(h *HAProxy) { h.Level = Is("x\x1b[2J\n") }, "haproxy.socket", `critical: it answers with level "x\x1b[2J\n", which changes nothing`, "level admin"},
 		"level not told":         {func(h *HAProxy) { h.Level = Not[string]("unknown command") }, "haproxy.socket", "note: not known: unknown command", ""},

@@ -17,6 +17,7 @@ type HAProxy struct {
 	Mode     fs.FileMode
 	UID, GID int
 	Error    string // why it does not answer; empty: it does
+	Denied   bool   // because the caller may not connect
 
 	Version  string
 	Warnings []string // of that version
@@ -26,6 +27,7 @@ type HAProxy struct {
 	Workers  Known[[]OldWorker]
 	CPUs     int
 
+	Own      bool                 // Myelin runs it
 	Master   bool                 // it runs under a master process (-W)
 	StateAge Known[time.Duration] // of server-state-file; only where the configuration has one
 	Slots    bool                 // backends of it stand on slots
@@ -171,6 +173,11 @@ func (h HAProxy) socket() Finding {
 	case h.Error != "" && !h.There:
 		f.Severity, f.Found = Critical, "there is no socket: "+h.Error
 		f.Fix = "start HAProxy with this line in its global section: " + line
+		if h.Own {
+			f.Fix = "start the agent, which starts HAProxy: systemctl start myelin-agent; if it runs, its log and haproxy.log in state_dir have the reason"
+		}
+	case h.Denied:
+		return NotKnown(f.ID, h.Socket, "the user who asks may not connect: "+h.Error, whySocket).withFix("run doctor as root, or as the agent's user; whether that one may connect: permission.path")
 	case h.Error != "":
 		f.Severity, f.Found = Critical, "no answer: "+h.Error
 		f.Fix = "look whether HAProxy runs (a socket that is left over does not answer), who may connect, and whether all of its 10 connections are taken (stats maxconn)"

@@ -343,7 +343,7 @@ func (e Ensemble) lag() []Finding {
 }
 
 const (
-	whyReply = "Java clients (zkCli, Synapse's Zookeeper gems on JRuby, Curator) refuse a longer listing than jute.maxbuffer; Myelin takes it"
+	whyReply = "Java clients (zkCli, Curator) refuse a longer listing than jute.maxbuffer; Myelin takes it"
 	whyACL   = "whoever may delete under a path deletes its nodes, whatever the nodes' own ACL says: ZooKeeper asks the parent"
 )
 

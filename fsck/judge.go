@@ -166,11 +166,11 @@ func (c *Checker) twin(f *folder, l, youngest *leaf, add func(Finding)) {
 	n, keep := l.node(f.Path), youngest.node(f.Path)
 	found := Finding{ID: Twin, Severity: Warning, Path: n.Path, Service: c.name(f.Path),
 		Detail: fmt.Sprintf("%s stands twice: here with %s, and with %s in %s", l.endpoint, session(l.owner), session(youngest.owner), safe(youngest.name)),
-		Advice: "one goes by itself when its session ends; if it does not, two registrars have the same service: stop one, or myelin gc --twins " + f.Path}
+		Advice: "one goes by itself when its session ends; if it does not, two registrars have the same service: stop one, or myelin gc --twins " + safe(f.Path)}
 	if l.instance != youngest.instance {
 		found.ID = NamesDiffer
 		found.Detail += fmt.Sprintf("; the names differ, %s and %s, so HAProxy has two servers for one endpoint", quoted(l.instance), quoted(youngest.instance))
-		found.Advice = "let one registrar register the service under one name; for a node left behind: myelin gc --twins " + f.Path
+		found.Advice = "let one registrar register the service under one name; for a node left behind: myelin gc --twins " + safe(f.Path)
 	}
 	switch {
 	case l.owner != 0:
@@ -254,7 +254,7 @@ func (c *Checker) unconsumed(add func(Finding)) {
 	for _, path := range slices.Sorted(maps.Keys(c.folders)) {
 		if f := c.folders[path]; f.service && !c.consumed[path] {
 			add(Finding{ID: Unconsumed, Severity: Note, Path: path, Service: c.name(path),
-				Detail: fmt.Sprintf("none of the %s that tell what they read reads it", count(c.consumers, "agent", "agents")),
+				Detail: fmt.Sprintf("of the agents that tell what they read (%d) none reads it", c.consumers),
 				Advice: "if nobody else reads it (other tools, agents without consumers_path), the service can be retired"})
 		}
 	}

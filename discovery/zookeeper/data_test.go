@@ -65,3 +65,31 @@ func TestSourceDataAfterOutage(t *testing.T) {
 	p.Resume()
 	o.until(t, "after", func(s discovery.Snapshot) bool { return string(s.Data) == "after" })
 }
+
+// TestSourceRaw: a raw source tells of all children as they are, whatever they hold, with the version of their data; a
+// name that carries a registration is nothing but a name there.
+func TestSourceRaw(t *testing.T) {
+	both(t, func(t *testing.T, with zookeeper.Options) {
+		zks := server(t)
+		w := writer(t, zks.Addr())
+		s := open(t, zookeeper.Options{Classic: with.Classic, Hosts: []string{zks.Addr()}})
+		o := observe(t, s.Source("raw", "/raw", zookeeper.SourceOptions{Raw: true}))
+		missing := o.until(t, "no path", func(s discovery.Snapshot) bool { return s.Missing })
+		require.Empty(t, missing.Children)
+		is := func(want ...discovery.Child) func(discovery.Snapshot) bool {
+			return func(s discovery.Snapshot) bool {
+				return !s.Missing && s.Equal(discovery.Snapshot{Service: "raw", Children: want})
+			}
+		}
+		create(t, w, "/raw/b", "no json", 0)
+		create(t, w, "/raw/a", "", 0)
+		o.until(t, "two", is(discovery.Child{Name: "a"}, discovery.Child{Name: "b", Data: []byte("no json")}))
+		_, err := w.Set("/raw/b", []byte("{}"), 0)
+		require.NoError(t, err)
+		snap := o.until(t, "another revision", is(discovery.Child{Name: "a"}, discovery.Child{Name: "b", Data: []byte("{}"), Revision: 1}))
+		require.Empty(t, snap.Instances)
+		require.Empty(t, snap.Rejected)
+		require.NoError(t, w.Delete("/raw/a", 0))
+		o.until(t, "one", is(discovery.Child{Name: "b", Data: []byte("{}"), Revision: 1}))
+	})
+}

@@ -140,6 +140,20 @@ func (p Process) absolute(path string) string {
 	return path
 }
 
+// LookupEnv looks into the environment that a process was started with. Whoever may not read it finds nothing.
+func (h Host) LookupEnv(pid int, name string) (value string, found bool) {
+	text, err := h.read(fmt.Sprintf("proc/%d/environ", pid))
+	if err != nil {
+		return "", false
+	}
+	for entry := range strings.SplitSeq(text, "\x00") {
+		if key, value, ok := strings.Cut(entry, "="); ok && key == name {
+			return value, true
+		}
+	}
+	return "", false
+}
+
 // HAProxyFiles are the configuration files that a HAProxy was started with, in order. A folder stands for its *.cfg.
 func (h Host) HAProxyFiles(p Process) (out []string) {
 	base := p.Dir
