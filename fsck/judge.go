@@ -254,7 +254,7 @@ func (c *Checker) unconsumed(add func(Finding)) {
 	for _, path := range slices.Sorted(maps.Keys(c.folders)) {
 		if f := c.folders[path]; f.service && !c.consumed[path] {
 			add(Finding{ID: Unconsumed, Severity: Note, Path: path, Service: c.name(path),
-				Detail: fmt.Sprintf("none of the %s that tell what they read reads it", count(c.consumers, "agent", "agents")),
+				Detail: fmt.Sprintf("of the agents that tell what they read (%d) none reads it", c.consumers),
 				Advice: "if nobody else reads it (other tools, agents without consumers_path), the service can be retired"})
 		}
 	}
