@@ -81,12 +81,36 @@ type refused struct {
 // for that one. It is correct because server is pure in the instance, once its address needs no lookup.
 type memo struct {
 	active  []discovery.Instance
-	at      []int32          // of active, one each: its place in servers; -1 where there is none, or it is not to be kept
-	asked   []int            // of servers, one each: the id that the registration asks for
-	ignored []string         // of servers, one each: the options that were left out
-	servers []haproxy.Server // with the ids that they were given
-	plain   bool             // every instance became a server of an address, with the id that it asks for if any
-	probed  []idRange        // of those that wanted an id that another had
+	at      []int32           // of active, one each: its place in servers; -1 where there is none, or it is not to be kept. nil: the same place
+	asked   map[string]int    // by server name: the id that the registration asks for
+	ignored map[string]string // by server name: the options that were left out
+	servers []haproxy.Server  // with the ids that they were given
+	plain   bool              // every instance became a server of an address, with the id that it asks for if any
+	probed  []idRange         // of those that wanted an id that another had
+}
+
+// placeOf is where the server is that the instance at i became; -1: nowhere.
+func (m *memo) placeOf(i int) int32 {
+	if m.at == nil {
+		return int32(i)
+	}
+	return m.at[i]
+}
+
+// note keeps what the registration of a server asks for. Few ask for anything.
+func (m *memo) note(server string, asked int, ignored string) {
+	if asked != 0 {
+		if m.asked == nil {
+			m.asked = map[string]int{}
+		}
+		m.asked[server] = asked
+	}
+	if ignored != "" {
+		if m.ignored == nil {
+			m.ignored = map[string]string{}
+		}
+		m.ignored[server] = ignored
+	}
 }
 
 // idRange are the ids that a server was refused, because others had them: from the one it wanted to the one before it
@@ -102,32 +126,42 @@ func (r idRange) has(id int) bool {
 
 // refusedIDs are the ids that the servers were refused. ok is false when one was refused an id that it asks for: such a
 // case is worked out whole.
-func refusedIDs(servers []haproxy.Server, asked []int) (out []idRange, ok bool) {
-	for i, s := range servers {
-		s.ID = asked[i]
-		if w := haproxy.WantedID(s); w != servers[i].ID {
-			if asked[i] != 0 {
+func refusedIDs(servers []haproxy.Server, asked map[string]int) (out []idRange, ok bool) {
+	for _, s := range servers {
+		given, wants := s.ID, asked[s.Name]
+		s.ID = wants
+		if w := haproxy.WantedID(s); w != given {
+			if wants != 0 {
 				return nil, false
 			}
-			out = append(out, idRange{w, servers[i].ID})
+			out = append(out, idRange{w, given})
 		}
 	}
 	return out, true
 }
 
-// place is where the server is that in became the last time, or -1. Both lists are mostly in the same order, so that the
-// search begins where the last one ended.
+// find is where in is among those of the last time from place at on, or -1. Both lists are mostly in the same order, so
+// that the search begins where the last one ended.
+func (m *memo) find(in *discovery.Instance, at int) int {
+	for i := at; i < len(m.active) && i < at+reach; i++ {
+		if discovery.Same(&m.active[i], in) {
+			return i
+		}
+	}
+	return -1
+}
+
+// place is the server that in became the last time, or -1.
 func (m *memo) place(in *discovery.Instance, at *int) int32 {
 	if m == nil {
 		return -1
 	}
-	for i := *at; i < len(m.active) && i < *at+reach; i++ {
-		if m.active[i].Node == in.Node && m.active[i].Equal(*in) {
-			*at = i + 1
-			return m.at[i]
-		}
+	i := m.find(in, *at)
+	if i < 0 {
+		return -1
 	}
-	return -1
+	*at = i + 1
+	return m.placeOf(i)
 }
 
 // servers turns the active instances into the backend's servers: but for the memo, a pure function of its arguments.
@@ -136,7 +170,7 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 	if out, bad, ok := b.few(active, lookup, m); ok {
 		return out, bad
 	}
-	next := memo{plain: true, active: active, at: make([]int32, len(active)), asked: make([]int, 0, len(active)), ignored: make([]string, 0, len(active))}
+	next := memo{plain: true, active: active, at: make([]int32, len(active))}
 	out := make([]haproxy.Server, 0, len(active))
 	var bad []refused
 	names := make(map[string]bool, len(active))
@@ -146,8 +180,8 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 		var s haproxy.Server
 		var ignored, why string
 		if place := m.place(in, &at); place >= 0 {
-			s, ignored = m.servers[place], m.ignored[place]
-			s.ID = m.asked[place]
+			s = m.servers[place]
+			s.ID, ignored = m.asked[s.Name], m.ignored[s.Name]
 		} else {
 			s, ignored, why = b.server(*in, lookup)
 		}
@@ -168,7 +202,7 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 				next.plain = false
 			}
 			out = append(out, s)
-			next.asked, next.ignored = append(next.asked, s.ID), append(next.ignored, ignored)
+			next.note(s.Name, s.ID, ignored)
 			if ignored != "" {
 				bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(ignored), Kept: true})
 			}
@@ -176,6 +210,7 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 	}
 	haproxy.AssignIDs(out)
 	if next.plain && m != nil {
+		next.at = nil
 		next.probed, next.plain = refusedIDs(out, next.asked)
 	}
 	if next.servers = out; m != nil {
@@ -184,69 +219,114 @@ func (b backend) servers(active []discovery.Instance, lookup resolve, m *memo) (
 	return out, bad
 }
 
-// leaves tells whether the servers from place from to place to can be left out without another server getting another
-// id, and returns the place behind to; -1: they cannot.
-func (m *memo) leaves(from, to int) int {
+// mayLeave tells whether the servers from place from to place to can be left out without another server getting
+// another id.
+func (m *memo) mayLeave(from, to int) bool {
 	for _, s := range m.servers[from:to] {
 		for _, r := range m.probed {
 			if r.has(s.ID) {
-				return -1
+				return false
 			}
 		}
 	}
-	return to + 1
+	return true
 }
 
 // fewNew is how many new instances are worked out beside what is known of all others.
 const fewNew = 16
 
 // few is servers for the usual case: after a plain one, some left and at most a few joined, which are as plain. ok is
-// false when it is not that case.
+// false when it is not that case. What stays is copied in runs.
 func (b backend) few(active []discovery.Instance, lookup resolve, m *memo) (out []haproxy.Server, bad []refused, ok bool) {
 	if m == nil || !m.plain || len(active) > len(m.active)+fewNew {
 		return nil, nil, false
 	}
-	next := memo{plain: true, probed: m.probed, active: active, at: make([]int32, len(active)), asked: make([]int, len(active)), ignored: make([]string, len(active))}
-	out = make([]haproxy.Server, len(active))
-	var joined []int
-	at, left := 0, 0
-	for i := range active {
-		in := &active[i]
-		next.at[i] = int32(i)
-		if place := m.place(in, &at); place >= 0 {
-			if left = m.leaves(left, int(place)); left < 0 {
-				return nil, nil, false
-			}
-			out[i], next.asked[i], next.ignored[i] = m.servers[place], m.asked[place], m.ignored[place]
-		} else {
-			if joined = append(joined, i); len(joined) > fewNew {
-				return nil, nil, false
-			}
-			s, ignored, why := b.server(*in, lookup)
-			if _, isIP := in.Endpoint.IP(); !isIP || why != "" {
-				return nil, nil, false
-			}
-			next.asked[i], next.ignored[i] = s.ID, ignored
-			s.ID = haproxy.WantedID(s)
-			out[i] = s
-		}
-		if next.ignored[i] != "" {
-			bad = append(bad, refused{Instance: *in, Reason: optionsNotAllowed(next.ignored[i]), Kept: true})
-		}
+	if len(active) == len(m.active) && alike(active, m.active) == len(active) {
+		m.active = active // what it was made of is no longer needed
+		return m.servers, m.curtailed(active, m.servers), true
 	}
-	if m.leaves(left, len(m.servers)) < 0 {
+	type newcomer struct {
+		place, asked int
+		ignored      string
+	}
+	out = make([]haproxy.Server, len(active))
+	var joined []newcomer
+	var left []string // servers of which something is noted
+	at := 0           // of the memo's
+	leave := func(to int) bool {
+		for _, s := range m.servers[at:to] {
+			if m.asked[s.Name] != 0 || m.ignored[s.Name] != "" {
+				left = append(left, s.Name)
+			}
+		}
+		fine := m.mayLeave(at, to)
+		at = to
+		return fine
+	}
+	for i := 0; i < len(active); {
+		if n := alike(active[i:], m.active[at:]); n > 0 {
+			copy(out[i:], m.servers[at:at+n])
+			i, at = i+n, at+n
+			continue
+		}
+		in := &active[i]
+		if place := m.find(in, at); place >= 0 {
+			if !leave(place) {
+				return nil, nil, false
+			}
+			continue
+		}
+		s, ignored, why := b.server(*in, lookup)
+		if _, isIP := in.Endpoint.IP(); !isIP || why != "" || len(joined) == fewNew {
+			return nil, nil, false
+		}
+		joined = append(joined, newcomer{i, s.ID, ignored})
+		s.ID = haproxy.WantedID(s)
+		out[i] = s
+		i++
+	}
+	if !leave(len(m.servers)) {
 		return nil, nil, false
 	}
-	for _, i := range joined {
-		for j := range out {
-			if i != j && (out[i].ID == out[j].ID || out[i].Name == out[j].Name) {
+	for j := range out {
+		for _, n := range joined {
+			if s := &out[n.place]; n.place != j && (s.ID == out[j].ID || s.Name == out[j].Name) {
 				return nil, nil, false
 			}
 		}
 	}
-	next.servers = out
-	*m = next
-	return out, bad, true
+	for _, name := range left {
+		delete(m.asked, name)
+		delete(m.ignored, name)
+	}
+	for _, n := range joined {
+		m.note(out[n.place].Name, n.asked, n.ignored)
+	}
+	m.active, m.servers = active, out
+	return out, m.curtailed(active, out), true
+}
+
+// curtailed are the instances of a plain memo that are servers without some of the options that they ask for.
+func (m *memo) curtailed(active []discovery.Instance, servers []haproxy.Server) (bad []refused) {
+	if len(m.ignored) == 0 {
+		return nil
+	}
+	for i := range servers {
+		if ignored := m.ignored[servers[i].Name]; ignored != "" {
+			bad = append(bad, refused{Instance: active[i], Reason: optionsNotAllowed(ignored), Kept: true})
+		}
+	}
+	return bad
+}
+
+// alike is how many instances two lists have in common from their beginnings on.
+func alike(a, b []discovery.Instance) int {
+	for i := range min(len(a), len(b)) {
+		if !discovery.Same(&a[i], &b[i]) {
+			return i
+		}
+	}
+	return min(len(a), len(b))
 }
 
 // server makes one instance a server. ignored are options of its registration that are left out; why, when it is not

@@ -63,6 +63,7 @@ type AgentEvidence struct {
 	InForce   int        `json:"in_force"`            // instances in force
 	Missing   bool       `json:"missing,omitempty"`   // the path does not exist
 
+	Others   []string       `json:"others,omitempty"`   // instances that are nearly what was asked for, where it is not known
 	Nodes    []NodeEvidence `json:"nodes,omitempty"`    // as the agent read them last
 	Static   bool           `json:"static,omitempty"`   // a server of the configuration
 	Filtered string         `json:"filtered,omitempty"` // why it does not pass the filters
@@ -111,6 +112,8 @@ type HAProxyEvidence struct {
 	Pending   bool         `json:"pending,omitempty"`    // not all that is wanted is applied
 	Failed    string       `json:"failed,omitempty"`     // a command about this backend that it refused in the last round
 	Server    ServerStatus `json:"server"`
+	// ManualUntil is when what somebody else changed (Server.Foreign) is corrected; nil: nobody did, or it is not ours.
+	ManualUntil *time.Time `json:"manual_until,omitempty"`
 	// Weights is the sum of the weights of the servers that take traffic, and Serving how many they are.
 	Weights int `json:"weights"`
 	Serving int `json:"serving"`

@@ -120,9 +120,9 @@ func spell(d time.Duration) string {
 	d = max(d, 0)
 	switch {
 	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
+		return fmt.Sprintf("%dms", d.Milliseconds())
 	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
+		return fmt.Sprintf("%ds", int(d.Seconds()))
 	case d < time.Hour:
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	case d < 48*time.Hour:
@@ -589,7 +589,7 @@ func (x *explainer) away(a *AgentEvidence, h *HAProxyEvidence, at string) {
 	case s.Foreign != "":
 		x.no(stationHAProxy, text+"; "+plain(s.Foreign), cause{
 			why:  "somebody changed it by hand on HAProxy's socket" + at + ": " + plain(s.Foreign),
-			next: "It is left so for haproxy.manual_changes; \"set server " + plain(a.Backend) + "/" + plain(s.Server) + " state ready\" undoes it.",
+			next: x.corrected(h, "\"set server "+plain(a.Backend)+"/"+plain(s.Server)+" state ready\" undoes it."), at: h.ManualUntil,
 		})
 	case s.Wanted == serverAbsent:
 		x.step(stationHAProxy, No, text+"; it left, and is deleted when its connections are gone")
@@ -646,6 +646,14 @@ func (x *explainer) checked(s ServerStatus, at string) {
 	}
 }
 
+// corrected says when what somebody else changed is corrected, and what undoes it now.
+func (x *explainer) corrected(h *HAProxyEvidence, undo string) string {
+	if h.ManualUntil == nil {
+		return "It stays so; " + undo
+	}
+	return "It is corrected " + x.in(*h.ManualUntil) + " (haproxy.manual_changes); " + undo
+}
+
 func (x *explainer) weighed(a *AgentEvidence, h *HAProxyEvidence, at string) {
 	s := h.Server
 	switch {
@@ -659,7 +667,7 @@ func (x *explainer) weighed(a *AgentEvidence, h *HAProxyEvidence, at string) {
 		switch {
 		case s.Foreign != "":
 			c.why += ", set by hand: " + plain(s.Foreign)
-			c.next = "It is left so for haproxy.manual_changes."
+			c.next, c.at = x.corrected(h, "\"set server "+plain(a.Backend)+"/"+plain(s.Server)+" weight "+strconv.Itoa(max(s.WeightWanted, 0))+"\" undoes it."), h.ManualUntil
 		case s.WeightWanted == 0:
 			c.why += ", as registered"
 		}

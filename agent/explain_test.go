@@ -46,7 +46,7 @@ func registered() Evidence {
 				Server: ServerStatus{
 					Socket: "/run/haproxy.sock", Server: "web-1_10.0.0.5:8080", Name: "web-1_10.0.0.5:8080", Address: "10.0.0.5:8080",
 					Wanted: "ready", WeightWanted: 10, Admin: "ready", Operational: "up", Weight: 10, Sessions: 3, Checked: true,
-					Check: "Layer7 check passed (L7OK), code 200, after 1 ms", Changed: ptr(before(3 * time.Hour)),
+					Check: "Layer7 check passed (L7OK), code 200, in 1ms", Changed: ptr(before(3 * time.Hour)),
 				},
 			}},
 		},
@@ -216,16 +216,17 @@ func situations() []struct {
 			a.HAProxy[0].Weights, a.HAProxy[0].Serving = 30, 3
 		})},
 		{"weight 0 by hand", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Weight, st.Foreign = 0, "weight 0 instead of 10, for 3m12s"
+			st.Weight, st.Foreign = 0, "weight 0, was 10"
 		})},
-		{"put into maintenance by hand", with(inState("maint"), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Foreign = "maint instead of ready, for 3m12s"
+		{"put into maintenance by hand", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, st *ServerStatus) {
+			st.Foreign = "state maint, was ready; it stays so until 2026-01-02T12:57:00Z"
+			a.HAProxy[0].ManualUntil = after(57 * time.Minute)
 		})},
 		{"HAProxy's check fails", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, after 2 ms: Service Unavailable", ptr(before(45*time.Second))
+			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, in 2ms: Service Unavailable", ptr(before(45*time.Second))
 		})},
 		{"it answers checks with text of its own", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
-			st.Operational, st.Check = "down", "Layer7 wrong status (L7STS), after 2 ms: x\x1b[2J\nmyelin: all is well"
+			st.Operational, st.Check = "down", "Layer7 wrong status (L7STS), in 2ms: x\x1b[2J\nmyelin: all is well"
 		})},
 		{"health gate not passed", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, st *ServerStatus) { a.Gate, st.Check = true, "" })},
 		{"a reload is due", with(lacking, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
@@ -243,7 +244,7 @@ func situations() []struct {
 		{"one of two HAProxys is behind", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			h := a.HAProxy[0]
 			h.Socket, h.Server.Socket = "/run/haproxy2.sock", "/run/haproxy2.sock"
-			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), after 2000 ms"
+			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
 			a.HAProxy = append(a.HAProxy, h)
 		})},
 		{"ZooKeeper is away", with(noZooKeeper)},

@@ -388,6 +388,10 @@ func missing(before, after []discovery.Instance) []discovery.Instance {
 	var out []discovery.Instance
 	for i := range before {
 		e := before[i].Endpoint
+		if len(after) > 1 && after[1].Endpoint == e { // mostly
+			after = after[1:]
+			continue
+		}
 		for len(after) > 0 && after[0].Endpoint.Compare(e) < 0 {
 			after = after[1:]
 		}

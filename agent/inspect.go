@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/haproxy"
@@ -42,6 +44,7 @@ type inspection struct {
 type haproxyInspection struct {
 	base   HAProxyEvidence
 	failed []string
+	manual []ManualChange
 	err    error
 	byName map[string]ServerStatus // by the name of the wanted server, else the server's own
 	byAddr map[string]ServerStatus
@@ -185,7 +188,7 @@ func (ins *inspection) haproxy(g *generation, r *reconciler, found sighting) hap
 	if st := r.status.Load(); st != nil {
 		h.base.Connected, h.base.Since, h.base.LastError = st.Connected, st.Since, st.Error
 		h.base.Pending = !st.Applied || st.reached != g.wanted.Load()
-		h.failed = st.Failed
+		h.failed, h.manual = st.Failed, st.Manual
 		if why := st.Unfit[ins.b.name]; ins.base.NeedsReload == "" && why != "" {
 			ins.base.NeedsReload = why
 		}
@@ -226,6 +229,9 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		out.Filtered = failedFilter(staying[0], ins.v)
 	}
 	out.Held = ins.hold(e)
+	if len(out.Nodes) == 0 && !out.Static && out.Held == nil {
+		out.Others = ins.near(text)
+	}
 
 	active := ins.activeOf(e, served)
 	out.Active = len(active) > 0
@@ -250,6 +256,9 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		if why, ok := ins.quarantine[n]; ok {
 			out.Quarantine = why
 		}
+		if o := ins.b.overrides[n]; o != nil && out.Override == nil {
+			out.Override = overrideEvidence(*o)
+		}
 	}
 	for _, n := range names {
 		if o := ins.b.overrides[n]; o != nil {
@@ -261,6 +270,19 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		out.HAProxy = append(out.HAProxy, ins.seen(&ins.haproxys[i], names, served, e == served || out.Active))
 	}
 	return out
+}
+
+// near are the instances in force that are most like a text that is not known.
+func (ins *inspection) near(text string) []string {
+	const most = 5
+	var all []string
+	for i := range ins.v.active {
+		all = append(all, ins.v.active[i].Endpoint.String())
+	}
+	if near := config.Nearest(text, all); near != "" {
+		return []string{near}
+	}
+	return all[:min(len(all), most)]
 }
 
 // activeOf are the instances in force that the one at e is. With backend_port_override several instances of a host may be
@@ -306,6 +328,12 @@ func (ins *inspection) seen(h *haproxyInspection, names []string, served discove
 	if h.err != nil {
 		out.Server.Admin, out.Server.Error = serverUnknown, h.err.Error()
 	}
+	for _, m := range h.manual {
+		if m.Backend == ins.b.name && m.Server == out.Server.Server {
+			until := m.Until
+			out.ManualUntil = &until
+		}
+	}
 	for _, f := range h.failed {
 		if strings.Contains(f, " "+ins.b.name+"/"+out.Server.name()+":") {
 			out.Failed = f
@@ -348,6 +376,22 @@ func failedFilter(in discovery.Instance, v view) string {
 		return fmt.Sprintf("the label %s %s %v, and %s", f.Label, want, quoted(f.Value), is)
 	}
 	return "the label filters leave it out"
+}
+
+// overrideEvidence is an override as it is told.
+func overrideEvidence(o discovery.Override) *OverrideEvidence {
+	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created}
+	if o.Action == discovery.ActionWeight {
+		e.Weight = strconv.Itoa(o.Weight)
+		if o.Percent {
+			e.Weight += "%"
+		}
+	}
+	if !o.Until.IsZero() {
+		until := o.Until
+		e.Until = &until
+	}
+	return e
 }
 
 // quoted writes a label's value so that a text and a number can be told apart: filters are strict about that.
@@ -496,9 +540,9 @@ func (s *Summary) leave(x Explanation, o OutOfRotation) {
 	s.Out = append(s.Out, o)
 }
 
-// because is Why without the instance, which is known.
+// because is Why without the instance, and without that it gets no traffic, which is known.
 func (x Explanation) because() string {
-	return strings.TrimPrefix(x.Why, x.Instance+" ")
+	return strings.TrimPrefix(strings.TrimPrefix(x.Why, x.Instance+" "), "gets no traffic: ")
 }
 
 // count counts what HAProxys have.

@@ -33,8 +33,8 @@ func (n *node) summed() Summary {
 	return s
 }
 
-// stepOf is the text of the first step of that name.
-func explainedStep(x Explanation, name string) string {
+// stationText is the text of the first step of that name.
+func stationText(x Explanation, name string) string {
 	for _, s := range x.Steps {
 		if s.Step == name {
 			return string(s.State) + " " + s.Text
@@ -75,7 +75,7 @@ func TestEvidenceOfARunningAgent(t *testing.T) {
 
 	x := n.explained("127.0.0.1:81")
 	require.Equal(t, Yes, x.InRotation, "%+v", x)
-	require.Contains(t, explainedStep(x, stationWeight), "1 of 3 among 3 servers")
+	require.Contains(t, stationText(x, stationWeight), "1 of 3 among 3 servers")
 	require.Contains(t, n.explained("127.0.0.1:83").Why, "its weight is 0, as registered")
 	require.Contains(t, n.explained("127.0.0.1:84").Why, `the label zone must not be "a", and it is "a"`)
 	require.Contains(t, n.explained("127.0.0.1:85").Why, "haproxy.max_servers = 4")
@@ -92,15 +92,15 @@ func TestEvidenceOfARunningAgent(t *testing.T) {
 	for _, o := range s.Out {
 		got += fmt.Sprintf("%s%s: %s\n", o.Instance, o.Node, o.Why)
 	}
-	require.Equal(t, "127.0.0.1:83: gets no traffic: its weight is 0, as registered.\n"+
-		"127.0.0.1:84: gets no traffic: it does not pass the label filters: the label zone must not be \"a\", and it is \"a\".\n"+
-		"127.0.0.1:85: gets no traffic: there are more instances than haproxy.max_servers = 4, and it was registered later than those that are used.\n"+
-		"127.0.0.1:86: gets no traffic: it is leaving on purpose: its registrar has marked the registration.\n"+
-		"bad: gets no traffic: its registration bad is not usable: port 70000 of \"127.0.0.9\" is not from 1 to 65535.\n", got)
+	require.Equal(t, "127.0.0.1:83: its weight is 0, as registered.\n"+
+		"127.0.0.1:84: it does not pass the label filters: the label zone must not be \"a\", and it is \"a\".\n"+
+		"127.0.0.1:85: there are more instances than haproxy.max_servers = 4, and it was registered later than those that are used.\n"+
+		"127.0.0.1:86: it is leaving on purpose: its registrar has marked the registration.\n"+
+		"bad: its registration bad is not usable: port 70000 of \"127.0.0.9\" is not from 1 to 65535.\n", got)
 
 	n.hearOf("svc", list[0])
 	eventually(t, "the guard holds", func() error {
-		if x := n.explained("127.0.0.1:82"); x.InRotation != Yes || explainedStep(x, stationGuard)[:8] != "yes held" {
+		if x := n.explained("127.0.0.1:82"); x.InRotation != Yes || stationText(x, stationGuard)[:8] != "yes held" {
 			return fmt.Errorf("%+v", x)
 		}
 		return nil
@@ -130,7 +130,7 @@ func TestEvidenceOfElectionAndTwins(t *testing.T) {
 	require.Contains(t, n.explained("127.0.0.1:81").Why, "127.0.0.1:900 is the leader")
 	x := n.explained("127.0.0.1:82")
 	require.Equal(t, Yes, x.InRotation)
-	require.Contains(t, explainedStep(x, stationServer), "port 900 by backend_port_override")
+	require.Contains(t, stationText(x, stationServer), "port 900 by backend_port_override")
 	require.Equal(t, Yes, n.explained("node5").InRotation)
 }
 
@@ -142,10 +142,10 @@ func TestEvidenceOfChecks(t *testing.T) {
 	n.start(0)
 	n.hear("a@127.0.0.1:1")
 	eventually(t, "the check fails", func() error {
-		if x := n.explained("127.0.0.1:1"); explainedStep(x, stationCheck) == "" || x.InRotation != No {
+		if x := n.explained("127.0.0.1:1"); stationText(x, stationCheck) == "" || x.InRotation != No {
 			return fmt.Errorf("%+v", x)
 		}
 		return nil
 	})
-	require.Regexp(t, `HAProxy's check has failed for \d+ (ms|s): Layer4 connection problem \(L4CON\), after \d+ ms: Connection refused`, n.explained("127.0.0.1:1").Why)
+	require.Regexp(t, `HAProxy's check has failed for \d+(ms|s): Layer4 connection problem \(L4CON\), in \d+ms: Connection refused`, n.explained("127.0.0.1:1").Why)
 }

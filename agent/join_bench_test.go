@@ -3,11 +3,13 @@ package agent
 import (
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/haproxy"
 )
@@ -59,6 +61,53 @@ func BenchmarkJoin(b *testing.B) {
 					b.Fatal(plan)
 				}
 				w = k.replace(0, views[0], after)
+			}
+		})
+	}
+}
+
+// BenchmarkHear is what the view makes of a snapshot in which one of so many instances is new, and of one in which it
+// has left on purpose.
+func BenchmarkHear(b *testing.B) {
+	for _, n := range []int{100, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c := nodeConfig(b.TempDir())
+			c.Services[0].Guard = config.Guard{Enabled: true, MaxDropPercent: 50}
+			var with, without []discovery.Instance
+			for i := range n + 1 {
+				in, err := discovery.DecodeNerve(fmt.Sprintf("i_%010d", i), []byte(fmt.Sprintf(`{"host":"10.0.%d.%d","port":80,"name":"i-%d"}`, i/250, i%250+1, i)))
+				if err != nil {
+					b.Fatal(err)
+				}
+				with = append(with, in)
+				if i == n/2 {
+					with[i].Leaving = true // at the end, when it is marked
+					in.Leaving = false
+				} else {
+					without = append(without, in)
+				}
+			}
+			slices.SortFunc(with, discovery.Compare)
+			slices.SortFunc(without, discovery.Compare)
+			joined := slices.Clone(with)
+			for i := range joined {
+				joined[i].Leaving = false
+			}
+			v := newView(c.Services[0])
+			at := time.Now()
+			hear := func(list []discovery.Instance) {
+				at = at.Add(time.Hour) // no two losses count together
+				v = v.next(discovery.Snapshot{Service: "svc", Instances: list, At: at}, at)
+			}
+			hear(without)
+			b.ReportAllocs()
+			for b.Loop() {
+				hear(joined)
+				hear(with)
+				hear(without)
+				if len(v.active) != n {
+					b.Fatal(len(v.active))
+				}
 			}
 		})
 	}

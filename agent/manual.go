@@ -147,7 +147,7 @@ func (r *reconciler) seeManual(b wantedBackend, k haproxy.Key, old, is, want hap
 			return
 		}
 		r.journal.Record(journal.Event{
-			Kind: journal.KindForeign, Role: "agent", Service: b.service, Instance: is.Addr.String(), What: what, Cause: cause, Count: 1,
+			Kind: journal.KindForeign, Service: b.service, Instance: is.Addr.String(), What: what, Cause: cause, Count: 1,
 		})
 	}
 	_, marked := r.manual[k]

@@ -1,6 +1,10 @@
 package agent
 
-import "github.com/myelin-sd/myelin/haproxy"
+import (
+	"strings"
+
+	"github.com/myelin-sd/myelin/haproxy"
+)
 
 // reach is how many departed entries in a row a walk along two lists of nearly the same order steps over. A longer run
 // is no error: what lies behind it is looked at as if it were new.
@@ -11,6 +15,10 @@ const reach = 64
 // of the whole backend, but that it may call an add the first of an empty backend.
 func narrow(found, wanted, before []haproxy.Server) (foundPart, wantedPart []haproxy.Server) {
 	var changed nameSet
+	add := func(s *haproxy.Server) {
+		changed.add(s.Name)
+		wantedPart = append(wantedPart, *s)
+	}
 	at := 0
 	for i := range wanted {
 		j := at
@@ -18,7 +26,7 @@ func narrow(found, wanted, before []haproxy.Server) (foundPart, wantedPart []hap
 			j++
 		}
 		if j == len(before) || j == at+reach {
-			changed.add(wanted[i].Name)
+			add(&wanted[i])
 			continue
 		}
 		for ; at < j; at++ {
@@ -26,19 +34,14 @@ func narrow(found, wanted, before []haproxy.Server) (foundPart, wantedPart []hap
 		}
 		at = j + 1
 		if !sameServer(&before[j], &wanted[i]) {
-			changed.add(wanted[i].Name)
+			add(&wanted[i])
 		}
 	}
 	for ; at < len(before); at++ {
 		changed.add(before[at].Name)
 	}
-	for i := range wanted {
-		if changed.has(wanted[i].Name) {
-			wantedPart = append(wantedPart, wanted[i])
-		}
-	}
 	for i := range found {
-		if base, _ := haproxy.Generation(found[i].Name); changed.has(base) {
+		if changed.hasGeneration(found[i].Name) {
 			foundPart = append(foundPart, found[i])
 		}
 	}
@@ -73,6 +76,23 @@ func (s *nameSet) has(name string) bool {
 	for _, n := range s.few {
 		if n == name {
 			return true
+		}
+	}
+	return false
+}
+
+// hasGeneration tells whether the base of a server object's name is in the set. Few names begin as one of a few does, so
+// that most are not taken apart.
+func (s *nameSet) hasGeneration(object string) bool {
+	if s.many != nil {
+		base, _ := haproxy.Generation(object)
+		return s.many[base]
+	}
+	for _, n := range s.few {
+		if strings.HasPrefix(object, n) {
+			if base, _ := haproxy.Generation(object); base == n {
+				return true
+			}
 		}
 	}
 	return false

@@ -415,7 +415,7 @@ func (g *generation) overrideLine(o countedOverride, message, what string, count
 	}
 	g.log.WithFields(f).Info(message)
 	e := journal.Event{
-		Kind: journal.KindOverride, Role: "agent", Service: o.Service, What: describeOverride(o.Override) + " of " + o.Target.String() + " " + what,
+		Kind: journal.KindOverride, Service: o.Service, What: describeOverride(o.Override) + " of " + o.Target.String() + " " + what,
 		Cause: o.Reason, Count: count,
 	}
 	if o.Author != "" {

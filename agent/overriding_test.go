@@ -328,7 +328,7 @@ func TestOverridesWithSlots(t *testing.T) {
 	o := op.put(about("svc", "", 0, discovery.ActionDrain))
 	seated("127.0.0.1:81=drain*1")
 	n.overrideApplied(o, 1)
-	o = op.put(about("svc", "", 0, discovery.ActionMaint))
+	op.put(about("svc", "", 0, discovery.ActionMaint))
 	seated("127.0.0.1:81=maint*1")
 	o = op.put(weighing(about("svc", "", 0, ""), 0, false))
 	seated("127.0.0.1:81=ready*0")

@@ -39,9 +39,12 @@ type view struct {
 	listed time.Time // while held: until when the registry listed what is in force
 }
 
+// HeldMissing is a hold because the service's path does not exist, as it is shown.
+const HeldMissing = "the path does not exist"
+
 // Reasons for a hold, as they are shown.
 const (
-	heldMissing  = "the path does not exist"
+	heldMissing  = HeldMissing
 	heldEmpty    = "the registry lists no instance"
 	heldLeaving  = "all instances are leaving"
 	heldFiltered = "no instance passes the filters"
@@ -241,11 +244,12 @@ func (v view) filter(instances []discovery.Instance) []discovery.Instance {
 
 // staying are the instances that do not leave. The marks stand for a moment only, so that mostly these are all.
 func staying(instances []discovery.Instance) []discovery.Instance {
-	leaving := func(in discovery.Instance) bool { return in.Leaving }
-	if !slices.ContainsFunc(instances, leaving) {
-		return instances
+	for i := range instances {
+		if instances[i].Leaving {
+			return slices.DeleteFunc(slices.Clone(instances), func(in discovery.Instance) bool { return in.Leaving })
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(instances), leaving)
+	return instances
 }
 
 func filter(instances []discovery.Instance, filters []config.LabelFilter) []discovery.Instance {

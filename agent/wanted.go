@@ -179,8 +179,8 @@ func (b wantedBackend) unresolved() []string {
 // ownOptions names the servers whose registration asks for options.
 func ownOptions(active []discovery.Instance) map[string]bool {
 	var own map[string]bool
-	for _, in := range active {
-		if len(in.ServerOptions) > 0 {
+	for i := range active {
+		if in := &active[i]; len(in.ServerOptions) > 0 {
 			if own == nil {
 				own = map[string]bool{}
 			}
@@ -193,12 +193,30 @@ func ownOptions(active []discovery.Instance) map[string]bool {
 // same tells whether nothing changed that HAProxy would notice.
 func (b wantedBackend) same(old wantedBackend) bool {
 	return b.known == old.known && b.stale == old.stale && sameOverrides(b.overrides, old.overrides) && slices.Equal(b.lines, old.lines) &&
-		slices.EqualFunc(b.servers, old.servers, func(a, b haproxy.Server) bool { return sameServer(&a, &b) })
+		sameServers(b.servers, old.servers)
+}
+
+// sameServers does not look into a list that both have.
+func sameServers(a, b []haproxy.Server) bool {
+	if len(a) != len(b) || len(a) > 0 && &a[0] == &b[0] {
+		return len(a) == len(b)
+	}
+	for i := range a {
+		if !sameServer(&a[i], &b[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func sameServer(a, b *haproxy.Server) bool {
 	return a.Name == b.Name && a.Addr == b.Addr && a.ID == b.ID && a.Weight == b.Weight && a.Admin == b.Admin &&
-		a.Cookie == b.Cookie && slices.Equal(a.Options, b.Options)
+		a.Cookie == b.Cookie && sameWords(a.Options, b.Options)
+}
+
+// sameWords does not look into a list that both have: unchanged servers share theirs.
+func sameWords(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 func (w *wanted) names() []string { return slices.Sorted(maps.Keys(w.backends)) }

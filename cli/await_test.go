@@ -209,7 +209,7 @@ func TestAwaitStopped(t *testing.T) {
 	}()
 	out, _ := awaiting(t, ctx, all, agentAddress{f.address, false})
 	require.Equal(t, 130, exitCode(out.err))
-	require.ErrorContains(t, out.err, "stopped waiting; it is stored and stays")
+	require.EqualError(t, out.err, "stopped waiting; it is stored and stays: no agent has told yet", "a question that was cut off tells nothing of the agent")
 }
 
 // TestTeller: where nobody sees a line that is written over there is a line now and then.

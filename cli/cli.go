@@ -7,12 +7,14 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
 // Exit codes. They are part of the interface.
@@ -40,6 +42,8 @@ type app struct {
 	logLevel   string
 
 	stops stops
+
+	latest atomic.Pointer[zookeeper.Session] // the session that was opened last; nil: none
 }
 
 // codeError carries an exit code other than 1.
@@ -157,9 +161,11 @@ func (a *app) root() *cobra.Command {
 		a.servicesCommand(),
 		a.instancesCommand(),
 		a.watchCommand(),
+		a.explainCommand(),
 		a.statusCommand(),
 		a.guardCommand(),
 		a.historyCommand(),
+		a.bundleCommand(),
 		a.drainCommand(),
 		a.maintCommand(),
 		a.weightCommand(),

@@ -62,7 +62,7 @@ func (a *app) notHeard(zk config.ZooKeeper, s *zookeeper.Session) error {
 	if why == "" {
 		why = "no answer"
 	}
-	return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)
+	return &unheardError{fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)}
 }
 
 // noSuchPath is the error about a path that does not exist, with the nearest one that does. Other errors stay as they are.

@@ -97,7 +97,9 @@ func (a *app) open(pool *agent.Sessions, zk config.ZooKeeper) (*zookeeper.Sessio
 		return nil, usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE")
 	}
 	zk.SessionTimeout = cmp.Or(zk.SessionTimeout, sessionTimeout)
-	return pool.Get(zk), nil
+	s := pool.Get(zk)
+	a.latest.Store(s)
+	return s, nil
 }
 
 // ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
@@ -121,11 +123,7 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	defer a.answerFast()()
 	err = question(ctx, s)
 	if err != nil && ctx.Err() != nil {
-		why := s.Status().Error
-		if why == "" {
-			why = "no answer"
-		}
-		return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)
+		return a.notHeard(zk, s)
 	}
 	return err
 }
@@ -182,7 +180,7 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) (
 		Enter: func(string) bool { return false },
 	})
 	if err = cmp.Or(err, closed); err != nil {
-		return nil, noSuchPath(ctx, s, from, err)
+		return nil, err
 	}
 	order := make([]*discovery.Instance, len(instances)) // an Instance is large to move
 	for i := range instances {

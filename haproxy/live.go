@@ -146,7 +146,7 @@ func addStats(servers []Live, reply string) error {
 	return nil
 }
 
-// checkWords writes the last result of a check for people: "Layer7 wrong status (L7STS), code 503, after 2 ms: Service
+// checkWords writes the last result of a check for people: "Layer7 wrong status (L7STS), code 503, in 2ms: Service
 // Unavailable". A star before the status says that the next check is under way.
 func checkWords(cell func(string) string) string {
 	status := strings.TrimSpace(strings.TrimPrefix(cell("check_status"), "*"))
@@ -161,7 +161,7 @@ func checkWords(cell func(string) string) string {
 		text += ", code " + code
 	}
 	if ms := cell("check_duration"); ms != "" {
-		text += ", after " + ms + " ms"
+		text += ", in " + ms + "ms"
 	}
 	if last := cell("last_chk"); last != "" {
 		text += ": " + clip(last)

@@ -61,8 +61,8 @@ backend empty
 		return servers["sick"].Op == OpStopped && servers["away"].Op == OpStopped
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Len(t, servers, 4)
-	assert.Regexp(t, `^Layer7 wrong status \(L7STS\), code 503, after \d+ ms: Service Unavailable$`, servers["sick"].Check)
-	assert.Regexp(t, `^Layer4 connection problem \(L4CON\), after \d+ ms: Connection refused$`, servers["away"].Check)
+	assert.Regexp(t, `^Layer7 wrong status \(L7STS\), code 503, in \d+ms: Service Unavailable$`, servers["sick"].Check)
+	assert.Regexp(t, `^Layer4 connection problem \(L4CON\), in \d+ms: Connection refused$`, servers["away"].Check)
 	assert.Empty(t, servers["up"].Check)
 	assert.Empty(t, servers["out"].Check)
 	assert.Equal(t, Maint, servers["out"].Admin)
@@ -105,7 +105,7 @@ func TestStatsOfHostileChecks(t *testing.T) {
 	servers := []Live{{Server: Server{Name: "one", ID: 1}}, {Server: Server{Name: "two", ID: 2}, Changed: -1}, {Server: Server{Name: "three", ID: 3}, Sessions: -1}}
 	require.NoError(t, addStats(servers, reply))
 	assert.Equal(t, Live{Server: Server{Name: "one", ID: 1}, Sessions: 7, Queue: 2, Changed: 9 * time.Second,
-		Check: "Layer7 invalid response (L7RSP), after 3 ms: a \"quoted\", text\nand,a,second,line"}, servers[0])
+		Check: "Layer7 invalid response (L7RSP), in 3ms: a \"quoted\", text\nand,a,second,line"}, servers[0])
 	assert.Equal(t, 1, servers[1].Sessions)
 	assert.Equal(t, time.Duration(-1), servers[1].Changed)
 	assert.Equal(t, -1, servers[2].Sessions, "another server has its id now")
