@@ -260,12 +260,6 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 			out.Override = overrideEvidence(*o)
 		}
 	}
-	for _, n := range names {
-		if o := ins.b.overrides[n]; o != nil {
-			out.Override = overrideEvidence(*o)
-			break
-		}
-	}
 	for i := range ins.haproxys {
 		out.HAProxy = append(out.HAProxy, ins.seen(&ins.haproxys[i], names, served, e == served || out.Active))
 	}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -549,16 +548,4 @@ func (g *generation) pendingOverrides(w *wanted) map[string]bool {
 		}
 	}
 	return pending
-}
-
-// overrideEvidence is an override as Explain goes by it.
-func overrideEvidence(o discovery.Override) *OverrideEvidence {
-	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created}
-	if o.Action == discovery.ActionWeight {
-		e.Weight = strings.TrimPrefix(describeOverride(o), "weight ")
-	}
-	if !o.Until.IsZero() {
-		e.Until = &o.Until
-	}
-	return e
 }
