@@ -151,7 +151,7 @@ func (a *app) printInstances(infos []nodeInfo) error {
 			address = net.JoinHostPort(i.Host, strconv.Itoa(int(i.Port)))
 		}
 		if i.State == agent.StateHeld {
-			state.text = i.State + ": " + i.Reason
+			state += ": " + i.Reason
 		}
 		if i.Weight != nil {
 			weight = strconv.Itoa(*i.Weight)
