@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -56,6 +57,7 @@ func TestScripts(t *testing.T) {
 //	rmnode PATH                   delete a node
 //	service NAME                  start a web server; $NAME is its address, $NAME_PORT its port
 //	health NAME up|down           what its /health answers
+//	haproxy COMMAND...            send a command to the HAProxy in $RUN, past the agent
 //	expand FILE...                put the values of $VARIABLES into files of the script
 //	start NAME ARGS...            start myelin in the background, and wait until it is ready at $ADMIN or $REGISTRAR
 //	start-quiet NAME ARGS...      start myelin in the background, and wait for nothing
@@ -79,6 +81,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"health": func(ts *testscript.TestScript, _ bool, args []string) {
 			stageOf(ts).healths[args[0]].Store(args[1] == "down")
 		},
+		"haproxy":     func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).haproxy(ts, args) },
 		"expand":      expandFiles,
 		"start":       func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).start(ts, args[0], args[1:]) },
 		"quit":        func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).stop(ts, args[0]) },
@@ -247,6 +250,19 @@ func (s *stage) service(ts *testscript.TestScript, name string) {
 	s.ports[port] = strings.ToUpper(name)
 	ts.Setenv(name, address)
 	ts.Setenv(name+"_PORT", port)
+}
+
+func (s *stage) haproxy(ts *testscript.TestScript, args []string) {
+	conn, err := net.Dial("unix", filepath.Join(s.dir, "haproxy.sock"))
+	ts.Check(err)
+	defer conn.Close()
+	_, err = fmt.Fprintln(conn, strings.Join(args, " "))
+	ts.Check(err)
+	reply, err := io.ReadAll(conn)
+	ts.Check(err)
+	if text := strings.TrimSpace(string(reply)); text != "" {
+		ts.Fatalf("haproxy %s: %s", strings.Join(args, " "), text)
+	}
 }
 
 var variable = regexp.MustCompile(`\$[A-Za-z_][A-Za-z0-9_]*`)

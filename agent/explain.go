@@ -605,6 +605,11 @@ func (x *explainer) away(a *AgentEvidence, h *HAProxyEvidence, at string) {
 		})
 	case h.Failed != "":
 		x.no(stationHAProxy, text+"; HAProxy refused: "+plain(h.Failed), cause{why: "HAProxy" + at + " refused it: " + plain(h.Failed), next: "It is tried again within a second."})
+	case h.Connected && !h.Pending:
+		x.no(stationHAProxy, text+"; it is to be "+stateWord(s.Wanted)+", and that was applied: somebody else has changed it since", cause{
+			why:  "somebody changed it by hand on HAProxy's socket" + at + ", to " + s.Admin,
+			next: "The agent notices that within half a minute, and leaves it so for haproxy.manual_changes.",
+		})
 	default:
 		x.no(stationHAProxy, text+"; it is to be "+stateWord(s.Wanted), cause{why: "HAProxy" + at + " has not been told yet that it is to be " + stateWord(s.Wanted), next: "That happens within moments."})
 	}

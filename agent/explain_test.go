@@ -222,6 +222,8 @@ func situations() []struct {
 			st.Foreign = "state maint, was ready; it stays so until 2026-01-02T12:57:00Z"
 			a.HAProxy[0].ManualUntil = after(57 * time.Minute)
 		})},
+		{"put into maintenance by hand a moment ago", with(inState("maint"))},
+		{"to be ready again, and HAProxy is not told yet", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) { a.HAProxy[0].Pending = true })},
 		{"HAProxy's check fails", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
 			st.Operational, st.Check, st.Changed = "down", "Layer7 wrong status (L7STS), code 503, in 2ms: Service Unavailable", ptr(before(45*time.Second))
 		})},
