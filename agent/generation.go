@@ -416,7 +416,7 @@ func (g *generation) awaitReady(ctx context.Context) {
 				g.onReady()
 			}
 			// Asked behind the others: what is heard in between is waited for.
-			if len(g.stale(time.Now())) == 0 && len(g.waiting()) == 0 && g.file.inStep() {
+			if len(g.stale(time.Now())) == 0 && !g.overrides.awaited() && len(g.waiting()) == 0 && g.file.inStep() {
 				g.onHeard()
 				return
 			}

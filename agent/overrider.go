@@ -250,11 +250,14 @@ func (o *overrides) nextEnded(ended map[string]time.Time, now time.Time) (first 
 	return first, when
 }
 
-// unheard says what is used because the registry has not been heard of; empty: it has, or need not be.
+// awaited tells whether the registry is still to be heard of.
+func (o *overrides) awaited() bool { return o.source != nil && !o.state().heard }
+
+// unheard says what is used because the registry has not been heard of; empty: nothing is.
 func (o *overrides) unheard(now time.Time) string {
 	st := o.state()
 	switch {
-	case o.source == nil || st.heard:
+	case !o.awaited() || !st.stored.IsZero() && len(st.inForce(now)) == 0:
 		return ""
 	case st.stored.IsZero():
 		return fmt.Sprintf("overrides at %s: nothing heard from the registry yet", o.path)

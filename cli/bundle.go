@@ -139,7 +139,7 @@ func scrubber(secrets []string) *strings.Replacer {
 
 // add packs a file.
 func (p *packing) add(name string, data []byte) error {
-	data = []byte(p.scrub.Replace(string(data)))
+	data = []byte(p.scrub.Replace(config.RedactAddresses(string(data))))
 	p.files = append(p.files, fmt.Sprintf("%-36s %9d bytes", name, len(data)))
 	h := &tar.Header{Name: p.folder + "/" + name, Mode: 0o600, Size: int64(len(data)), ModTime: p.now, Typeflag: tar.TypeReg, Format: tar.FormatPAX}
 	if err := p.tar.WriteHeader(h); err != nil {

@@ -67,6 +67,7 @@ type role struct {
 	registrar *config.Registrar
 	user      doctor.User
 	pid       int    // 0: it does not run
+	shadow    bool   // it runs with --shadow, and changes nothing
 	dir       string // where its relative paths begin
 }
 

@@ -143,11 +143,13 @@ func (e *examination) load(path, shown, kind string, pid int) ([]role, error) {
 func (e *examination) addRoles(found []role, running []host.Process) {
 	user, pids := e.host.Self(), []int{}
 	dir, _ := os.Getwd()
+	shadow := false
 	for _, p := range running {
 		if file := p.File("-c", "--config"); roleOf(p) == found[0].kind && file != "" && sameFile(file, found[0].path) {
 			user = p.User
 			dir = cmp.Or(p.Dir, dir)
 			pids = append(pids, p.Pid)
+			shadow = slices.Contains(p.Args, "--shadow")
 		}
 	}
 	f := doctor.Finding{ID: "process.agent", Subject: found[0].path, Why: "two processes of one file fight over its services; none leaves what is in force to grow old"}
@@ -164,7 +166,7 @@ func (e *examination) addRoles(found []role, running []host.Process) {
 	}
 	e.learn(func(facts *doctor.Facts) { facts.Unknown = append(facts.Unknown, f) })
 	for i := range found {
-		found[i].user, found[i].dir = user, dir
+		found[i].user, found[i].dir, found[i].shadow = user, dir, shadow
 		if len(pids) > 0 {
 			found[i].pid = pids[0]
 		}

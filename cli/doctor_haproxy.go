@@ -226,8 +226,10 @@ func (e *examination) askRungs(ctx context.Context, r role) map[string]doctor.Ba
 // lookForManagers looks for other programs that drive a HAProxy.
 func (e *examination) lookForManagers() {
 	var sockets []string
+	shadow := false
 	for _, r := range e.roles {
 		if r.agent != nil {
+			shadow = shadow || r.shadow
 			for _, s := range r.agent.HAProxy.SocketFilePaths {
 				sockets = append(sockets, r.absolute(s))
 			}
@@ -241,7 +243,7 @@ func (e *examination) lookForManagers() {
 		if name == "" {
 			continue
 		}
-		m := doctor.Manager{Name: name, Pid: p.Pid, Sockets: e.named(p, flags, sockets)}
+		m := doctor.Manager{Name: name, Pid: p.Pid, Shadow: shadow, Sockets: e.named(p, flags, sockets)}
 		e.learn(func(f *doctor.Facts) { f.Managers = append(f.Managers, m) })
 	}
 }

@@ -44,7 +44,7 @@ type diagnosed struct{ ID, Severity, Subject, Found, Why, Fix string }
 func examined(t *testing.T, args ...string) diagnosis {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code := Main(append([]string{"doctor", "-o", "json"}, args...), &out, &errs)
+	code := Main(append([]string{"doctor", "-o", "json", "--timeout", "1m"}, args...), &out, &errs)
 	require.Empty(t, errs.String())
 	var d diagnosis
 	require.NoError(t, json.Unmarshal(out.Bytes(), &d), out.String())
@@ -230,9 +230,7 @@ check_mocked = true
 	require.Empty(t, d.all("zookeeper.write"))
 
 	require.NoError(t, e.Stop())
-	began := time.Now()
-	d = examined(t, "-c", file, "--timeout", "20s", "--write-test", "/scratch")
-	require.Less(t, time.Since(began), 20*time.Second)
+	d = examined(t, "-c", file, "--write-test", "/scratch")
 	require.Equal(t, "critical: no server serves", d.of(t, "zookeeper.quorum", ""))
 	require.Equal(t, "critical: no session: no server was reached", d.of(t, "zookeeper.login", ""))
 	require.Contains(t, d.of(t, "zookeeper.reply-size", "/services/web"), "note: not known: ")
@@ -369,12 +367,10 @@ discovery = { method = "zookeeper", path = "/services/web" }
 haproxy = { port = 8080 }
 `, zks.SecureAddr(), zks.TLSFiles().CA))
 	var d diagnosis
-	require.Eventually(t, func() bool { // the secure port opens behind the plain one
+	require.Eventually(t, func() bool { // the secure port opens behind the plain one, and its first handshakes are slow
 		d = examined(t, "-c", file)
-		return !strings.Contains(d.of(t, "zookeeper.member", ""), "refused")
-	}, 30*time.Second, 10*time.Millisecond)
-	require.Equal(t, "ok: serves as standalone", d.of(t, "zookeeper.member", ""))
-	require.Contains(t, d.of(t, "zookeeper.login", ""), "ok: ")
+		return d.of(t, "zookeeper.member", "") == "ok: serves as standalone" && strings.HasPrefix(d.of(t, "zookeeper.login", ""), "ok: ")
+	}, time.Minute, 10*time.Millisecond, "the server is reached over TLS")
 	require.Regexp(t, "critical: CN=localhost is good until .*, for another 23 hours", d.of(t, "tls.expiry", "server "+zks.SecureAddr()))
 	require.Regexp(t, "critical: .* is good until .*, for another 23 hours", d.of(t, "tls.expiry", "authority of zookeeper.tls"))
 	here, err := os.Getwd()
@@ -419,7 +415,7 @@ port = 80
 zk_path = "/services/web"
 check_mocked = true
 `, dir, credentials, ca, cert, key))
-	d := examined(t, "-c", file, "--timeout", "5s")
+	d := examined(t, "-c", file)
 	require.Regexp(t, "ok: CN=ca is good until .*, for another 199 days", d.of(t, "tls.expiry", "authority"))
 	require.Regexp(t, "critical: CN=client is good until .*, for another 4 days", d.of(t, "tls.expiry", "certificate of"))
 	require.Equal(t, "critical: mode 0644: every user of the host can read it", d.of(t, "permission.secret", "credentials"))
@@ -482,6 +478,10 @@ haproxy = { port = 8080 }
 	require.Equal(t, "note: 0 open, limit 1024 (hard 524288)", d.of(t, "process.files", "agent, pid 7"))
 	require.Len(t, d.all("process.files"), 2) // those with a role
 	require.Contains(t, d.of(t, "kernel.port-range", ""), "note: not known: ")
+
+	process(7, "4242", "/usr/bin/myelin", "agent", "--shadow", "-c", "/etc/myelin/agent.toml")
+	d = examined(t, "--root", root)
+	require.Contains(t, d.of(t, "haproxy.manager", "Synapse, pid 9"), "ok: it drives /run/haproxy/admin.sock, and our agent is its shadow")
 
 	process(12, "4242", "/usr/bin/myelin", "agent", "--config=/etc/myelin/agent.toml")
 	d = examined(t, "--root", root)

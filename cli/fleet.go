@@ -71,7 +71,7 @@ func (e *ensembles) explain(ctx context.Context, zk config.ZooKeeper, limit time
 	if why == "" {
 		why = "no answer"
 	}
-	return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum; nothing was changed",
+	return fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum",
 		strings.Join(zk.Hosts, ","), limit, why)
 }
 

@@ -138,26 +138,34 @@ func (a *app) printInstances(infos []nodeInfo) error {
 		columns = append(columns, "NODE", "OPTIONS")
 	}
 	t, texts := newTable(a.out, columns...), labelTexts{}
-	for _, i := range infos {
-		address, weight, state := "-", "-", tinted{i.State, stateTint(i.State)}
-		if i.State != "rejected" {
-			address = net.JoinHostPort(i.Host, strconv.Itoa(int(i.Port)))
+	t.expect(len(infos))
+	for n := range infos {
+		i := &infos[n]
+		address, name, weight, state := "-", i.Name, "-", i.State
+		if i.State == "rejected" {
+			state += ": " + i.Reason
+			if a.output != "wide" {
+				name = printable(i.Node)
+			}
 		} else {
-			state.text = i.State + ": " + i.Reason
+			address = net.JoinHostPort(i.Host, strconv.Itoa(int(i.Port)))
 		}
 		if i.State == agent.StateHeld {
-			state.text = i.State + ": " + i.Reason
+			state += ": " + i.Reason
 		}
 		if i.Weight != nil {
 			weight = strconv.Itoa(*i.Weight)
 		}
-		cells := []any{address, i.Name, weight, zone(i.Labels), age(now, i.Created), i.Session, texts.of(i.Labels), state}
-		if a.output == "wide" {
-			cells = append(cells, printable(i.Node), strings.Join(i.options, " "))
-		} else if i.State == "rejected" {
-			cells[1] = printable(i.Node)
+		l := texts.of(i.Labels)
+		for _, word := range [...]string{address, name, weight, l.zone, age(now, i.Created), i.Session, l.all} {
+			t.cell(word, plain)
 		}
-		t.row(cells...)
+		t.cell(state, stateTint(i.State))
+		if a.output == "wide" {
+			t.cell(printable(i.Node), plain)
+			t.cell(strings.Join(i.options, " "), plain)
+		}
+		t.end()
 	}
 	t.flush()
 	return nil
@@ -190,13 +198,16 @@ func printable(s string) string {
 }
 
 // labelTexts are the texts of labels that were written already: instances share their labels where these are alike.
-type labelTexts map[uintptr]string
+type labelTexts map[uintptr]labelText
 
-func (t labelTexts) of(l map[string]any) string {
+// labelText is labels as a table shows them.
+type labelText struct{ zone, all string }
+
+func (t labelTexts) of(l map[string]any) labelText {
 	at := reflect.ValueOf(l).Pointer()
 	text, ok := t[at]
 	if !ok {
-		text = labels(l)
+		text = labelText{zone(l), labels(l)}
 		t[at] = text
 	}
 	return text

@@ -354,7 +354,7 @@ func (a *app) carryOut(ctx context.Context, c *cobra.Command, in intent, where o
 	}
 	known, err := a.standing(ctx, e, s, in.target, where)
 	if err != nil {
-		return deed{}, e.explain(ctx, where.zk, limit, err)
+		return deed{}, fmt.Errorf("%w; nothing was changed", e.explain(ctx, where.zk, limit, err))
 	}
 	now := time.Now()
 	d, err := in.decide(known, now)

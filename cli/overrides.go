@@ -171,7 +171,11 @@ func (a *app) listOverrides(ctx context.Context, path, address string) error {
 			infos[i].Here = hereOf(here, infos[i])
 		}
 	case err == nil: // the agent has nothing to say
-	case unheard != nil || ctx.Err() != nil:
+	case ctx.Err() != nil:
+		return err
+	case unheard != nil && len(where.zk.Hosts) > 0:
+		return fmt.Errorf("%w; and the agent at %s cannot tell: %w", err, address, unheard)
+	case unheard != nil:
 		return err
 	case here.Path == "":
 		return fmt.Errorf("%w; and the agent of this host honours no overrides: overrides_path is off", err)

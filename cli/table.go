@@ -5,14 +5,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
 
-// table prints aligned columns, with the tints of its cells where out has colours.
+// table prints aligned columns, with the tints of its cells where out has colours. It keeps its cells in one list: an
+// answer may have ten thousand rows.
 type table struct {
 	out    io.Writer
-	rows   [][]tinted
+	words  []string
+	tints  []tint
+	ends   []int // of the rows, in words
 	widths []int
 }
 
@@ -21,18 +26,22 @@ const gap = 2
 
 func newTable(out io.Writer, columns ...string) *table {
 	t := &table{out: out, widths: make([]int, len(columns))}
-	cells := make([]any, len(columns))
-	for i, c := range columns {
-		cells[i] = tinted{c, bold}
+	for _, c := range columns {
+		t.cell(c, bold)
 	}
-	t.row(cells...)
+	t.end()
 	return t
 }
 
-// row adds one: each cell is a value, or one with a tint. What is empty is shown as "-".
+// expect makes room for so many rows.
+func (t *table) expect(rows int) {
+	cells := rows * (len(t.widths) + 1)
+	t.words, t.tints, t.ends = slices.Grow(t.words, cells), slices.Grow(t.tints, cells), slices.Grow(t.ends, rows)
+}
+
+// row adds one: each cell is a value, or one with a tint.
 func (t *table) row(cells ...any) {
-	row := make([]tinted, len(cells))
-	for i, c := range cells {
+	for _, c := range cells {
 		cell, ok := c.(tinted)
 		if !ok {
 			cell.text = c
@@ -41,34 +50,56 @@ func (t *table) row(cells ...any) {
 		if !ok {
 			word = fmt.Sprint(cell.text)
 		}
-		if word == "" {
-			word = "-"
-		}
-		if i < len(t.widths) {
-			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(word))
-		}
-		row[i] = tinted{word, cell.tint}
+		t.cell(word, cell.tint)
 	}
-	t.rows = append(t.rows, row)
+	t.end()
+}
+
+// cell adds a cell to the row that end ends. What is empty is shown as "-".
+func (t *table) cell(word string, tint tint) {
+	if word == "" {
+		word = "-"
+	}
+	if i := len(t.words) - t.began(); i < len(t.widths) {
+		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(word))
+	}
+	t.words, t.tints = append(t.words, word), append(t.tints, tint)
+}
+
+// end ends a row.
+func (t *table) end() { t.ends = append(t.ends, len(t.words)) }
+
+// began is where the present row begins.
+func (t *table) began() int {
+	if len(t.ends) == 0 {
+		return 0
+	}
+	return t.ends[len(t.ends)-1]
 }
 
 // flush writes what was added, in one go.
 func (t *table) flush() {
 	var b bytes.Buffer
-	for _, row := range t.rows {
-		for i, c := range row {
-			word := c.text.(string)
-			b.WriteString(paint(t.out, word, c.tint))
-			if i < len(row)-1 && i < len(t.widths) {
+	width := 1
+	for _, w := range t.widths {
+		width += w + gap
+	}
+	b.Grow(width * len(t.ends))
+	at := 0
+	for _, end := range t.ends {
+		for i, word := range t.words[at:end] {
+			b.WriteString(paint(t.out, word, t.tints[at+i]))
+			if i < end-at-1 && i < len(t.widths) {
 				for range t.widths[i] - utf8.RuneCountInString(word) + gap {
 					b.WriteByte(' ')
 				}
 			}
 		}
 		b.WriteByte('\n')
+		at = end
 	}
 	t.out.Write(b.Bytes())
-	t.rows = nil
+	t.words, t.tints, t.ends = nil, nil, nil
 }
 
 // printJSON writes v for programs: indented, one value, a newline at the end.
@@ -90,9 +121,18 @@ func age(now, t time.Time) string {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", int(d.Seconds()))
 	case d < time.Hour:
-		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+		return units(int(d.Minutes()), "m", int(d.Seconds())%60, "s")
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+		return units(int(d.Hours()), "h", int(d.Minutes())%60, "m")
 	}
-	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
+	return units(int(d.Hours())/24, "d", int(d.Hours())%24, "h")
+}
+
+// units writes two numbers with their units, the second with two digits.
+func units(large int, of string, small int, rest string) string {
+	b := append(strconv.AppendInt(make([]byte, 0, 16), int64(large), 10), of...)
+	if small < 10 {
+		b = append(b, '0')
+	}
+	return string(append(strconv.AppendInt(b, int64(small), 10), rest...))
 }

@@ -181,6 +181,9 @@ func (s shower) text(path string, n *node) string {
 		}
 		return program + " " + Removed
 	}
+	if strings.HasSuffix(lastKey(path), "_file") {
+		return RedactAddresses(n.text)
+	}
 	return RedactLine(n.text)
 }
 
@@ -231,9 +234,9 @@ var (
 	// fallback is what stands for a variable that is not set.
 	fallback = regexp.MustCompile(`(\$\{[A-Za-z_][A-Za-z0-9_]*:-)[^}]*\}`)
 	// userinfo is who somebody is in an address.
-	userinfo = regexp.MustCompile(`(://)[^/@\s]+@`)
+	userinfo = regexp.MustCompile(`(://)[^/@\s"\\]+@`)
 	// query is what somebody asks for in an address or a path.
-	query = regexp.MustCompile(`(/[^\s?"']*\?)[^\s"']+`)
+	query = regexp.MustCompile(`(/[^\s?"'\\]*\?)[^\s"'\\]+`)
 	// keyword is where in a line of haproxy.cfg something begins that may be a secret. All behind it goes.
 	keyword = regexp.MustCompile(`(?i)(\bstats\s+auth\b|\b(?:pre)?setenv\s+\S+|` +
 		`\b(?:set|add|replace)-(?:header|value)\s+\S+|\bhdr\s+\S+|\bsend(?:-binary|-lf|-binary-lf)?\b|\bhttpchk\s+\S+\s+\S+\s+\S+|` +
@@ -241,13 +244,19 @@ var (
 		`[\w.-]*(?:password|passwd|passphrase|secret|token|authorization|credential|api[-_]?key|access[-_]?key|x-auth)[\w-]*)`)
 )
 
+// RedactAddresses is a text without who somebody is in an address, the queries of addresses, and the defaults of
+// variables. It may be JSON, and is then still.
+func RedactAddresses(text string) string {
+	text = fallback.ReplaceAllString(text, "${1}"+Removed+"}")
+	text = userinfo.ReplaceAllString(text, "${1}"+Removed+"@")
+	return query.ReplaceAllString(text, "${1}"+Removed)
+}
+
 // RedactLine is a line of haproxy.cfg, or any other text, without what may be a secret: who somebody is in an address,
 // the queries of addresses, the defaults of variables, and all that stands behind a word that announces a secret (stats
 // auth, password, setenv, set-header, tcp-check send, Authorization, ...). It rather takes too much out than too little.
 func RedactLine(line string) string {
-	line = fallback.ReplaceAllString(line, "${1}"+Removed+"}")
-	line = userinfo.ReplaceAllString(line, "${1}"+Removed+"@")
-	line = query.ReplaceAllString(line, "${1}"+Removed)
+	line = RedactAddresses(line)
 	if at := keyword.FindStringIndex(line); at != nil && strings.TrimSpace(line[at[1]:]) != "" {
 		return line[:at[1]] + " " + Removed
 	}

@@ -127,6 +127,7 @@ func TestBackendsAndManagers(t *testing.T) {
 		{"haproxy.algorithm", "warning: changes by reload, by its version: why", Facts{Backends: []Backend{{Name: "b", Rung: "reload", Reason: "why"}}}},
 		{"haproxy.algorithm", "note: not known: HAProxy does not answer", Facts{Backends: []Backend{{Name: "b", Reason: "HAProxy does not answer"}}}},
 		{"haproxy.manager", "critical: it runs on this host, and its configuration names /run/h.sock", Facts{Managers: []Manager{{Name: "Synapse", Pid: 3, Sockets: Is([]string{"/run/h.sock"})}}}},
+		{"haproxy.manager", "ok: it drives /run/h.sock, and our agent is its shadow, which changes nothing", Facts{Managers: []Manager{{Name: "Synapse", Pid: 3, Shadow: true, Sockets: Is([]string{"/run/h.sock"})}}}},
 		{"haproxy.manager", "note: it runs on this host; its configuration does not name our sockets", Facts{Managers: []Manager{{Name: "Synapse", Pid: 3, Sockets: Is([]string(nil))}}}},
 		{"haproxy.manager", "note: it runs on this host; whether it drives this HAProxy is not known: no file", Facts{Managers: []Manager{{Name: "Data Plane API", Pid: 3, Sockets: Not[[]string]("no file")}}}},
 		{"process.files", "ok: 100 open, limit 20000; maxconn 8000 needs 16100", Facts{Processes: []Process{{Role: "haproxy", Soft: Is(int64(20000)), Hard: Is(int64(20000)), Open: Is(int64(100)), Maxconn: 8000}}}},

@@ -364,6 +364,7 @@ func (h HAProxy) manager() Finding {
 type Manager struct {
 	Name    string // "Synapse", "Data Plane API"
 	Pid     int
+	Shadow  bool            // our agent is in its shadow, and changes nothing
 	Sockets Known[[]string] // ours that its configuration names; not known where that cannot be read
 }
 
@@ -374,6 +375,8 @@ func (m Manager) examine() Finding {
 	case !m.Sockets.OK():
 		f.Found = "it runs on this host; whether it drives this HAProxy is not known: " + m.Sockets.Unknown
 		f.Fix = "look into its configuration for the socket; if it is this one, " + stop
+	case len(m.Sockets.Value) > 0 && m.Shadow:
+		f.Severity, f.Found = OK, "it drives "+strings.Join(m.Sockets.Value, ", ")+", and our agent is its shadow, which changes nothing"
 	case len(m.Sockets.Value) > 0:
 		f.Severity, f.Found, f.Fix = Critical, "it runs on this host, and its configuration names "+strings.Join(m.Sockets.Value, ", "), stop
 	default:
