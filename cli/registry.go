@@ -120,7 +120,7 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	defer a.answerFast()()
+	a.answerFast()
 	err = question(ctx, s)
 	if err != nil && ctx.Err() != nil {
 		return a.notHeard(zk, s)
