@@ -31,6 +31,9 @@ type cell struct {
 // gap is between two columns.
 const gap = 2
 
+// pieceBytes is how much of a long answer is made before it is written.
+const pieceBytes = 64 << 10
+
 func newTable(out io.Writer, columns ...string) *table {
 	t := &table{out: out, widths: make([]int, len(columns))}
 	for _, c := range columns {
@@ -87,13 +90,13 @@ func (t *table) began() int {
 	return t.ends[len(t.ends)-1]
 }
 
-// flush writes what was added, in one go.
+// flush writes what was added, in few pieces.
 func (t *table) flush() {
-	full := 1
+	full := gap
 	for _, w := range t.widths {
 		full += w + gap
 	}
-	b := make([]byte, 0, full*len(t.ends))
+	var b []byte
 	blank := bytes.Repeat([]byte{' '}, full)
 	at, from := 0, 0
 	for _, end := range t.ends {
@@ -106,6 +109,10 @@ func (t *table) flush() {
 		}
 		b = append(b, '\n')
 		at = end
+		if len(b) >= pieceBytes {
+			t.out.Write(b)
+			b = b[:0]
+		}
 	}
 	t.out.Write(b)
 	t.text, t.cells, t.ends = nil, nil, nil
