@@ -205,6 +205,26 @@ func (s *Session) RemoveOverride(ctx context.Context, dir, node string, revision
 	return removed, nil
 }
 
+// RemoveEndedOverride is RemoveOverride for who may have known the override for long: the node is read again right before,
+// and must say the same. Revisions alone do not tell: a node that was deleted and made anew counts from 0 again.
+func (s *Session) RemoveEndedOverride(ctx context.Context, dir string, known discovery.Override) (bool, error) {
+	if !childName(known.Node) {
+		return false, fmt.Errorf("remove override: %q is not the name of a node", known.Node)
+	}
+	node, err := again(ctx, s, func(e *epoch) (reading, error) { return s.get(ctx, e, path.Join(s.full(dir), known.Node), false) })
+	switch {
+	case gone(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read override %s: %w", path.Join(dir, known.Node), advise(err))
+	}
+	now, err := discovery.DecodeOverride(known.Node, node.data)
+	if err != nil || !now.Created.Equal(known.Created) || !now.Until.Equal(known.Until) {
+		return false, fmt.Errorf("remove override %s: %w", path.Join(dir, known.Node), ErrOverrideChanged)
+	}
+	return s.RemoveOverride(ctx, dir, known.Node, known.Revision)
+}
+
 // attempts runs f with a connection, once more with the next one whenever it is lost, until ctx ends. f may block in
 // the library, which knows of no context. repeated tells it that a request of before may have been carried out.
 func attempts[T any](ctx context.Context, s *Session, f func(e *epoch, repeated bool) (T, error)) (T, error) {
