@@ -580,3 +580,13 @@ func TestManualChangesAreKeptAsTheyAre(t *testing.T) {
 	r.recallManual(id)
 	require.Empty(t, r.manual)
 }
+
+// TestManualChangeOfNoService: a service that is not for HAProxy any more (the registry's configuration may say so) is no
+// work that is due for ever.
+func TestManualChangeOfNoService(t *testing.T) {
+	r := &reconciler{wanted: func() *wanted { return &wanted{} }, manual: map[haproxy.Key]manual{
+		{Backend: "gone", Server: "a"}: {until: time.Now().Add(-time.Minute)},
+	}}
+	_, due := r.nextTask()
+	require.False(t, due)
+}
