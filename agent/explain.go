@@ -730,6 +730,9 @@ func (x *explainer) conclude() {
 		x.out.InRotation = Yes
 	case serving > 0:
 		x.out.InRotation = Partly
+	case silent > 0: // it may serve there
+		x.out.InRotation = Unknown
+		why = fmt.Sprintf("%d of %d HAProxys do not answer, and the others send it nothing: %s", silent, all, why)
 	default:
 		x.out.InRotation = No
 	}
