@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/agent"
+	_ "github.com/myelin-sd/myelin/cli" // the binary under test is built by TestMain: what it is made of must make the results of these tests stale
 	"github.com/myelin-sd/myelin/cli/clitest"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"

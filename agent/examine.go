@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"crypto/tls"
 	"io"
 	"path/filepath"
 
@@ -19,9 +18,6 @@ func SessionOptions(z config.ZooKeeper) zookeeper.Options {
 	log.SetOutput(io.Discard)
 	return sessionOptions(z, "", log)
 }
-
-// TLSConfig describes connections of a client, as a session has them.
-func TLSConfig(t config.TLS) *tls.Config { return tlsConfig(t) }
 
 // MasterSocket is the socket of the master of the HAProxy that Myelin runs with c, or that the file names for the admin
 // socket with this index; empty: none is known.

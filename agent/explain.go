@@ -410,7 +410,7 @@ func (x *explainer) overridden(a *AgentEvidence) {
 	if o.Target != "" {
 		text += ", for " + plain(o.Target)
 	}
-	ends, next := ", until it is removed", "It stays so until myelin enable removes the override "+plain(o.Node)+"."
+	ends, next := ", until it is removed", "It stays so until "+plain(o.End)+"."
 	if o.Until != nil {
 		ends = ", for another " + spell(o.Until.Sub(x.now))
 		next = "The override ends " + x.in(*o.Until) + "; then it is as registered."

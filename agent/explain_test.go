@@ -200,7 +200,7 @@ func situations() []struct {
 			Node: "user-api,10.0.0.5,8080", Target: "user-api 10.0.0.5:8080", Action: "drain", Author: "alice@ops-1", Reason: "disk is full", Until: after(25 * time.Minute),
 		}), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) { st.Wanted = "drain" })},
 		{"the whole service in maintenance", with(inState("maint"), overriddenBy(OverrideEvidence{
-			Node: "user-api,*", Target: "user-api", Action: "maint", Author: "bob", Reason: "migration",
+			Node: "user-api,*", Target: "user-api", Action: "maint", Author: "bob", Reason: "migration", End: "myelin enable user-api --all",
 		}), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) { st.Wanted = "maint" })},
 		{"enabled against a wider override", with(overriddenBy(OverrideEvidence{Node: "user-api,10.0.0.5,8080", Target: "user-api 10.0.0.5:8080", Action: "enable", Author: "alice"}))},
 		{"weighed by an operator", with(overriddenBy(OverrideEvidence{

@@ -390,7 +390,7 @@ func failedFilter(in discovery.Instance, v view) string {
 
 // overrideEvidence is an override as it is told.
 func overrideEvidence(o discovery.Override) *OverrideEvidence {
-	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created}
+	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created, End: "myelin enable " + o.Target.Words()}
 	if o.Action == discovery.ActionWeight {
 		e.Weight = strconv.Itoa(o.Weight)
 		if o.Percent {

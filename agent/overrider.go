@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -420,10 +421,10 @@ func (g *generation) overrideLine(o countedOverride, message, what string, count
 	g.log.WithFields(f).Info(message)
 	e := journal.Event{
 		Kind: journal.KindOverride, Service: o.Service, What: describeOverride(o.Override) + " of " + o.Target.String() + " " + what,
-		Cause: o.Reason, Count: count,
+		Cause: o.Author, Count: count,
 	}
-	if o.Author != "" {
-		e.Cause = o.Author + ": " + o.Reason
+	if o.Reason != "" {
+		e.Cause = strings.TrimPrefix(o.Author+": "+o.Reason, ": ")
 	}
 	if o.Host != "" && o.Port != 0 {
 		e.Instance = endpointText(o.Target)

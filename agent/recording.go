@@ -232,7 +232,7 @@ func (r *reconciler) tell(e journal.Event) {
 	}
 }
 
-// sentence says what was done to a backend: "HAProxy: added a b; out c". Empty: nothing but housekeeping.
+// sentence says what was done to a backend: "HAProxy was told in 3 commands: added a b; draining c". Empty: nothing but housekeeping.
 func (c *change) sentence() string {
 	var parts []string
 	for _, p := range []struct {
@@ -253,7 +253,11 @@ func (c *change) sentence() string {
 	for _, st := range c.steps {
 		commands += len(st.Commands())
 	}
-	return fmt.Sprintf("HAProxy was told in %d commands: %s", commands, strings.Join(parts, "; "))
+	word := "commands"
+	if commands == 1 {
+		word = "command"
+	}
+	return fmt.Sprintf("HAProxy was told in %d %s: %s", commands, word, strings.Join(parts, "; "))
 }
 
 // several is a few names, and before them how many there are where that is more.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -234,6 +235,10 @@ func fromAgentAt(ctx context.Context, address, path string, answer any) error {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
+		var request *url.Error
+		if errors.As(err, &request) {
+			err = request.Err // the address is said already
+		}
 		return fmt.Errorf("ask the agent at %s: %w; is it running?", address, err)
 	}
 	defer resp.Body.Close()

@@ -58,6 +58,7 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 	snapshots := make(chan discovery.Snapshot)
 	pool := agent.NewSessions(log)
 	defer pool.Close()
+	sessions := map[string]*zookeeper.Session{}
 	for _, name := range names {
 		path, zk := r.path(name)
 		s, err := a.open(pool, zk)
@@ -68,6 +69,7 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 			Log: log.WithFields(logrus.Fields{"service": name}),
 		})
 		running.Go(func() { src.Run(ctx, snapshots) })
+		sessions[name] = s
 	}
 	latest := map[string]*discovery.Snapshot{}
 	for {
@@ -77,6 +79,12 @@ func (a *app) watch(ctx context.Context, r registry, names []string) error {
 		case s := <-snapshots:
 			for _, e := range changes(latest[s.Service], s) {
 				a.printEvent(e)
+			}
+			if s.Missing && latest[s.Service] == nil { // it may come yet, or the name is wrong
+				path, _ := r.path(s.Service)
+				asking, cancel := context.WithTimeout(ctx, a.timeout)
+				fmt.Fprintln(a.errs, "myelin:", noSuchService(asking, sessions[s.Service], r, s.Service, path))
+				cancel()
 			}
 			latest[s.Service] = &s
 		}

@@ -82,6 +82,7 @@ backend empty
 	assert.Equal(t, 1, one[0].Sessions)
 
 	none, beside, err := c.Live(t.Context(), "live", 1, named("nobody"))
+	assert.Len(t, beside, 4)
 	require.NoError(t, err)
 	assert.Empty(t, none)
 	none, _, err = c.Live(t.Context(), "empty", 1, all)

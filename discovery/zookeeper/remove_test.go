@@ -75,6 +75,9 @@ func TestRemove(t *testing.T) {
 			}
 			require.ErrorIs(t, err, c.want)
 			require.ErrorContains(t, err, "delete /api/n: ")
+			if c.name == "made anew" {
+				require.ErrorContains(t, err, "it was deleted and made anew")
+			}
 			require.Equal(t, before, after, "nothing was done")
 			_ = w.Delete(full+"/child", -1)
 			_ = w.Delete(full, -1)
