@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func (a *app) askLong(
 	p.done()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return ctx.Err() // somebody has ended the command
+		return cmp.Or(stopped(ctx), ctx.Err()) // somebody has ended the command
 	case err != nil && asking.Err() != nil:
 		return a.notHeard(zk, s)
 	case err != nil || then == nil:

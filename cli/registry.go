@@ -118,11 +118,14 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	asking, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	a.answerFast()
-	err = question(ctx, s)
-	if err != nil && ctx.Err() != nil {
+	err = question(asking, s)
+	switch stop := stopped(ctx); {
+	case err != nil && stop != nil:
+		return stop
+	case err != nil && asking.Err() != nil:
 		return a.notHeard(zk, s)
 	}
 	return err
