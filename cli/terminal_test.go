@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,20 @@ func TestTable(t *testing.T) {
 		"again   1   2\n", print(false))
 	require.Contains(t, print(true), "\x1b[31mhäuser\x1b[0m  3   long", "the width is that of what is seen")
 	require.Contains(t, print(true), "\x1b[1mNAME\x1b[0m    \x1b[1mN\x1b[0m")
+}
+
+// TestLongTable: a table that is written in several pieces is whole.
+func TestLongTable(t *testing.T) {
+	var b, want bytes.Buffer
+	table := newTable(&b, "ROW", "TEXT")
+	want.WriteString("ROW   TEXT\n")
+	for i := range 10_000 {
+		table.row(i, "some text")
+		fmt.Fprintf(&want, "%-4d  some text\n", i)
+	}
+	table.flush()
+	require.Greater(t, b.Len(), 2*pieceBytes)
+	require.True(t, want.String() == b.String(), "the text differs") // Equal would print all of it
 }
 
 func TestColoursOnTerminalsOnly(t *testing.T) {
