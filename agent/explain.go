@@ -394,6 +394,10 @@ func (x *explainer) inForce(a *AgentEvidence) {
 
 func (x *explainer) overridden(a *AgentEvidence) {
 	o := a.Override
+	if o == nil && a.Unheard != "" {
+		x.step(stationOverride, Unknown, "none is known; "+plain(a.Unheard))
+		return
+	}
 	if o == nil {
 		x.step(stationOverride, Yes, "none")
 		return
@@ -730,6 +734,9 @@ func (x *explainer) conclude() {
 		x.out.InRotation = Yes
 	case serving > 0:
 		x.out.InRotation = Partly
+	case silent > 0: // it may serve there
+		x.out.InRotation = Unknown
+		why = fmt.Sprintf("%d of %d HAProxys do not answer, and the others send it nothing: %s", silent, all, why)
 	default:
 		x.out.InRotation = No
 	}

@@ -249,6 +249,14 @@ func situations() []struct {
 			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
 			a.HAProxy = append(a.HAProxy, h)
 		})},
+		{"one of two HAProxys is away, the other one sees it down", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+			h := a.HAProxy[0]
+			h.Socket, h.Server.Socket = "/run/haproxy2.sock", "/run/haproxy2.sock"
+			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
+			a.HAProxy = append(a.HAProxy, h)
+			a.HAProxy[0].Server.Admin, a.HAProxy[0].Server.Error = "unknown", "connect to HAProxy: connection refused"
+			a.HAProxy[0].Connected, a.HAProxy[0].Since = false, before(90*time.Second)
+		})},
 		{"ZooKeeper is away", with(noZooKeeper)},
 		{"registered since the agent lost ZooKeeper", with(out, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			a.Nodes, a.Connected, a.Since, a.LastError = nil, false, before(5*time.Minute), "connection refused"
@@ -259,6 +267,9 @@ func situations() []struct {
 		})},
 		{"from disk", with(noZooKeeper, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			a.Heard, a.FromDisk = false, ptr(before(7*time.Minute))
+		})},
+		{"overrides cannot be read", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+			a.Unheard = "overrides at /myelin/overrides: nothing heard from the registry yet; there were none 5m0s ago"
 		})},
 		{"nothing heard yet", with(noZooKeeper, unserved, func(_ *Evidence, a *AgentEvidence, st *ServerStatus) {
 			a.Heard, a.Known, a.Active, a.Nodes, a.InForce = false, false, false, nil, 0

@@ -36,15 +36,15 @@ const (
 // overrides looks after what is known of operators' overrides: it hears the registry, keeps it on disk, and removes what
 // has ended. The goroutine that collects the views puts it in force.
 type overrides struct {
-	path     string                                                               // in the registry; empty: overrides are not honoured
-	origin   string                                                               // where that is
-	ensemble config.ZooKeeper                                                     // whose it is
-	file     string                                                               // where it is kept; empty: nowhere
-	source   discovery.Source                                                     // nil: overrides are not honoured
-	remove   func(ctx context.Context, node string, revision int32) (bool, error) // nil: not by this process
-	contact  func() (known, away bool, since time.Time)                           // how the registry is reached
-	within   time.Duration                                                        // an override that has ended is removed after a random part of this
-	wake     chan struct{}                                                        // capacity one: something was heard
+	path     string                                                  // in the registry; empty: overrides are not honoured
+	origin   string                                                  // where that is
+	ensemble config.ZooKeeper                                        // whose it is
+	file     string                                                  // where it is kept; empty: nowhere
+	source   discovery.Source                                        // nil: overrides are not honoured
+	remove   func(context.Context, discovery.Override) (bool, error) // nil: not by this process
+	contact  func() (known, away bool, since time.Time)              // how the registry is reached
+	within   time.Duration                                           // an override that has ended is removed after a random part of this
+	wake     chan struct{}                                           // capacity one: something was heard
 	log      logrus.FieldLogger
 
 	mu     sync.Mutex
@@ -65,8 +65,8 @@ func (a *Agent) newOverrides(c *config.Agent, before *overrides) *overrides {
 		Raw: true, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "path": o.path}),
 	})
 	if a.o.Shadow == nil { // a shadow changes nothing
-		o.remove = func(ctx context.Context, node string, revision int32) (bool, error) {
-			return session.RemoveOverride(ctx, o.path, node, revision)
+		o.remove = func(ctx context.Context, ended discovery.Override) (bool, error) {
+			return session.RemoveEndedOverride(ctx, o.path, ended)
 		}
 	}
 	o.contact = func() (bool, bool, time.Time) {
@@ -207,7 +207,7 @@ func (o *overrides) run(ctx context.Context) {
 		running.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 			defer cancel()
-			_, err := o.remove(ctx, next.Node, next.Revision)
+			_, err := o.remove(ctx, next)
 			if errors.Is(err, zookeeper.ErrOverrideChanged) {
 				err = nil // it is another one by now
 			}
@@ -254,14 +254,16 @@ func (o *overrides) nextEnded(ended map[string]time.Time, now time.Time) (first 
 // awaited tells whether the registry is still to be heard of.
 func (o *overrides) awaited() bool { return o.source != nil && !o.state().heard }
 
-// unheard says what is used because the registry has not been heard of; empty: nothing is.
+// unheard says that the registry has not been heard of, and what is used instead; empty: it has been.
 func (o *overrides) unheard(now time.Time) string {
 	st := o.state()
 	switch {
-	case !o.awaited() || !st.stored.IsZero() && len(st.inForce(now)) == 0:
+	case !o.awaited():
 		return ""
 	case st.stored.IsZero():
 		return fmt.Sprintf("overrides at %s: nothing heard from the registry yet", o.path)
+	case len(st.inForce(now)) == 0:
+		return fmt.Sprintf("overrides at %s: nothing heard from the registry yet; there were none %s ago", o.path, since(now, st.stored).Round(time.Second))
 	}
 	return fmt.Sprintf("overrides at %s: nothing heard from the registry yet; as they were %s ago", o.path, since(now, st.stored).Round(time.Second))
 }

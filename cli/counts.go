@@ -169,11 +169,16 @@ func (a *app) watching(s *zookeeper.Session) (done func()) {
 }
 
 // answerFast has the collector of garbage stay out of the way of a command that answers and ends, unless the environment
-// says how often it is to run. The function that it returns undoes that.
-func (a *app) answerFast() (undo func()) {
-	if _, set := a.env("GOGC"); set {
-		return func() {}
+// says how often it is to run. It may be called more than once; collectAgain undoes it.
+func (a *app) answerFast() {
+	if _, set := a.env("GOGC"); !set {
+		a.collector.Do(func() { a.collected = debug.SetGCPercent(800) })
 	}
-	before := debug.SetGCPercent(800)
-	return func() { debug.SetGCPercent(before) }
+}
+
+// collectAgain has the collector run as it did before answerFast: for those who call Main and go on.
+func (a *app) collectAgain() {
+	if a.collected != 0 {
+		debug.SetGCPercent(a.collected)
+	}
 }

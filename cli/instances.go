@@ -126,11 +126,7 @@ func noSuchService(ctx context.Context, s *zookeeper.Session, r registry, name, 
 
 func (a *app) printInstances(infos []nodeInfo) error {
 	if a.output == "json" {
-		text, err := nodesJSON(infos)
-		if err == nil {
-			_, err = a.out.Write(text)
-		}
-		return err
+		return writeNodes(a.out, infos)
 	}
 	now := time.Now()
 	columns := []string{"ADDRESS", "NAME", "WEIGHT", "ZONE", "AGE", "SESSION", "LABELS", "STATE"}

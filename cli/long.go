@@ -42,7 +42,7 @@ func (a *app) askLong(
 	defer cancel()
 	silence := time.AfterFunc(a.timeout, cancel)
 	defer silence.Stop()
-	defer a.answerFast()()
+	a.answerFast()
 	p := a.progress()
 	err = question(asking, s, func(nodes int) { silence.Reset(a.timeout); p.say("%d nodes read", nodes) })
 	p.done()

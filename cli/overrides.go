@@ -97,7 +97,7 @@ func (a *app) overridesCommand() *cobra.Command {
 	}
 	overridesPathFlag(c.Flags(), &path)
 	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
-	c.AddCommand(a.removeOverridesCommand())
+	c.AddCommand(a.removeOverridesCommand(), a.restoreOverridesCommand())
 	return c
 }
 
@@ -120,6 +120,122 @@ func (a *app) removeOverridesCommand() *cobra.Command {
 		return a.removeOverrides(c.Context(), path, words)
 	}
 	return c
+}
+
+func (a *app) restoreOverridesCommand() *cobra.Command {
+	var path, address string
+	c := &cobra.Command{
+		Use:   "restore",
+		Short: "Store again what a ZooKeeper that was wiped has lost and agents keep in force",
+		Long: "Stores the overrides that the agent of this host keeps in force in ZooKeeper again, all at once. It is for a ZooKeeper\n" +
+			"that was wiped: agents take nothing back while the path does not exist. When it exists, nothing is done.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.restoreOverrides(c.Context(), path, address) },
+	}
+	overridesPathFlag(c.Flags(), &path)
+	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	return c
+}
+
+// restoreOverrides stores what the agent keeps of a path that is gone.
+func (a *app) restoreOverrides(ctx context.Context, path, address string) error {
+	where, err := a.overridesAt(path)
+	if err != nil {
+		return err
+	}
+	if address == "" {
+		if address, err = a.agentListen(); err != nil {
+			return err
+		}
+	}
+	var stored []overrideInfo
+	err = a.withOverrides(ctx, where, false, func(ctx context.Context, s *zookeeper.Session) error {
+		switch missing, err := s.NoOverrides(ctx, where.path); {
+		case err != nil:
+			return err
+		case !missing:
+			return fmt.Errorf("the path %s is there; agents go by what it holds, and there is nothing to store again", where.path)
+		}
+		here, err := a.askOverrides(ctx, address)
+		switch {
+		case err != nil:
+			return err
+		case !sameOverrides(here, where):
+			return fmt.Errorf("the agent at %s does not look at %s in this ensemble", address, where.path)
+		}
+		stored = keptInForce(here)
+		if len(stored) == 0 {
+			return nil
+		}
+		all := make([]discovery.Override, len(stored))
+		for i := range stored {
+			all[i] = stored[i].override()
+		}
+		err = s.RestoreOverrides(ctx, where.path, all)
+		if errors.Is(err, zookeeper.ErrOverrideChanged) {
+			err = fmt.Errorf("%w; see myelin overrides", err)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case a.output == "json":
+		return printJSON(a.out, append([]overrideInfo{}, stored...))
+	case len(stored) == 0:
+		fmt.Fprintln(a.out, "the agent of this host keeps no override; nothing was stored")
+	}
+	now := time.Now()
+	for _, i := range stored {
+		o := i.override()
+		fmt.Fprintf(a.out, "%s: %s\n", shown(o.Target), told(o, now))
+	}
+	return nil
+}
+
+// keptInForce are the overrides that count for an agent although their path is gone.
+func keptInForce(here agent.OverridesStatus) (kept []overrideInfo) {
+	if here.Heard != nil && !here.Missing {
+		return nil // it has not noticed yet, or has heard of another one: nothing is known to be lost
+	}
+	for _, i := range infosOfAgent(here) {
+		if i.State == stateInForce {
+			kept = append(kept, i)
+		}
+	}
+	return kept
+}
+
+// keptOnly refuses what would make a path that is gone while the agent of this host keeps in force what was there: what is
+// there then is all there is, and everything else would end unawares.
+func (a *app) keptOnly(ctx context.Context, s *zookeeper.Session, where overridesPlace) error {
+	missing, err := s.NoOverrides(ctx, where.path)
+	if err != nil || !missing {
+		return err
+	}
+	address, err := a.agentListen()
+	if err != nil {
+		return nil // then there is nobody to ask
+	}
+	here, err := a.askOverrides(ctx, address)
+	if err != nil || !sameOverrides(here, where) {
+		return nil
+	}
+	if n := len(keptInForce(here)); n > 0 {
+		return &keptError{where.path, n}
+	}
+	return nil
+}
+
+// keptError says that agents keep what the registry has lost.
+type keptError struct {
+	path string
+	kept int
+}
+
+func (e *keptError) Error() string {
+	return fmt.Sprintf("the path %s is gone from ZooKeeper, and the agent of this host keeps what was there in force, %s; a new path would end all of it",
+		e.path, counted(e.kept, "override"))
 }
 
 // withOverrides asks with the session that the overrides lie behind. Where there is somebody else to ask, ZooKeeper has
@@ -157,15 +273,22 @@ func (a *app) listOverrides(ctx context.Context, path, address string) error {
 	}
 	here, unheard := a.askOverrides(ctx, address)
 	var infos []overrideInfo
+	lost := false // the path is gone, and the agent keeps what was there
 	err = a.withOverrides(ctx, where, unheard == nil, func(ctx context.Context, s *zookeeper.Session) error {
 		all, err := s.Overrides(ctx, where.path)
 		now := time.Now()
 		for _, o := range all {
 			infos = append(infos, infoOfStored(o, now))
 		}
+		if err == nil && len(all) == 0 && unheard == nil && sameOverrides(here, where) && len(keptInForce(here)) > 0 {
+			lost, err = s.NoOverrides(ctx, where.path)
+		}
 		return err
 	})
 	switch {
+	case err == nil && lost:
+		fmt.Fprintf(a.errs, "The path %s is gone from ZooKeeper. This is what the agent of this host keeps in force until the path exists again;\nmyelin overrides restore stores it there:\n", where.path)
+		infos = infosOfAgent(here)
 	case err == nil && unheard == nil && sameOverrides(here, where):
 		for i := range infos {
 			infos[i].Here = hereOf(here, infos[i])
@@ -337,6 +460,11 @@ func (a *app) removeOverrides(ctx context.Context, path string, words []string) 
 			return err
 		}
 		now := time.Now()
+		if len(all) == 0 {
+			if err := a.keptOnly(ctx, s, where); err != nil {
+				return fmt.Errorf("%w; store it again first, with myelin overrides restore", err)
+			}
+		}
 		if len(words) > 0 {
 			if all, err = pickOverride(all, strings.Join(words, " ")); err != nil {
 				return err
@@ -375,6 +503,12 @@ func (i overrideInfo) removedLine(now time.Time) string {
 	if i.State == stateUndecodable {
 		return "removed node " + printable(i.Node) + ", which was no override: " + printable(i.Problem)
 	}
+	o := i.override()
+	return "removed from " + shown(o.Target) + ": " + told(o, now)
+}
+
+// override is what the info is about.
+func (i overrideInfo) override() discovery.Override {
 	o := discovery.Override{
 		Target: discovery.Target{Service: i.Service, Host: i.Host, Port: i.Port}, Action: discovery.Action(i.Action), Percent: i.Percent,
 		Author: i.Author, Reason: i.Reason, Created: i.Created,
@@ -385,7 +519,7 @@ func (i overrideInfo) removedLine(now time.Time) string {
 	if i.Until != nil {
 		o.Until = *i.Until
 	}
-	return "removed from " + shown(o.Target) + ": " + told(o, now)
+	return o
 }
 
 func expiredOverrides(all []zookeeper.StoredOverride, now time.Time) (out []zookeeper.StoredOverride) {

@@ -194,6 +194,35 @@ func TestBounded(t *testing.T) {
 
 // TestKilled: a process that is killed at any moment has lost nothing but its last moment, and a line that was cut off
 // costs itself only.
+// TestClockOfThePast: files that were begun while the clock was ahead are not taken for the newest ones for ever: what is
+// recorded later stays, and they go.
+func TestClockOfThePast(t *testing.T) {
+	dir := t.TempDir()
+	const most = 128 << 10 // eight segments
+	line := `{"at":"2040-01-01T00:00:00Z","role":"agent","kind":"process","what":"` + strings.Repeat("x", 900) + `"}` + "\n"
+	ahead := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+	for i := range int64(7) {
+		name := filepath.Join(dir, fmt.Sprintf("agent-%013d.jsonl", ahead+i))
+		require.NoError(t, os.WriteFile(name, []byte(strings.Repeat(line, 16)), 0o640))
+	}
+	for n := range 3 { // three processes, each with more than a segment
+		j := journal.Open(journal.Options{Dir: dir, Role: "agent", MaxSize: most})
+		for i := range 24 {
+			j.Record(about(journal.KindProcess, "", fmt.Sprintf("%d-%d %s", n, i, strings.Repeat("y", 900))))
+		}
+		j.Close()
+	}
+	events, err := journal.NewReader(dir).Next(journal.Filter{})
+	require.NoError(t, err)
+	now := 0
+	for _, e := range events {
+		if e.At.Year() != 2040 {
+			now++
+		}
+	}
+	require.Equal(t, 3*24, now)
+}
+
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	for range 3 {
