@@ -18,19 +18,19 @@ type nodeWriter struct {
 }
 
 // writeNodes writes the answer of instances in JSON, with a newline at the end.
-func writeNodes(out io.Writer, infos []nodeInfo) error {
+func writeNodes(out io.Writer, infos []*nodeInfo) error {
 	if len(infos) == 0 {
 		_, err := io.WriteString(out, "[]\n")
 		return err
 	}
 	w := nodeWriter{b: make([]byte, 0, pieceBytes+4096), labels: map[uintptr][]byte{}}
-	for i := range infos {
+	for i, info := range infos {
 		if i > 0 {
 			w.b = append(w.b, ',')
 		} else {
 			w.b = append(w.b, '[')
 		}
-		w.node(&infos[i])
+		w.node(info)
 		if w.err != nil {
 			return w.err
 		}

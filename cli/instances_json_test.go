@@ -14,7 +14,7 @@ import (
 // TestNodesJSON: the answer of instances is byte for byte what encoding/json writes.
 func TestNodesJSON(t *testing.T) {
 	var want bytes.Buffer
-	require.NoError(t, printJSON(&want, []nodeInfo{}))
+	require.NoError(t, printJSON(&want, []*nodeInfo{}))
 	var got bytes.Buffer
 	require.NoError(t, writeNodes(&got, nil))
 	require.Equal(t, want.String(), got.String())
@@ -22,8 +22,8 @@ func TestNodesJSON(t *testing.T) {
 	value := rapid.OneOf(rapid.Map(rapid.String(), func(s string) any { return s }), rapid.Just[any](nil), rapid.Just[any](true),
 		rapid.Map(rapid.Int(), func(n int) any { return json.Number(string(rune('0' + n&7))) }))
 	labels := rapid.MapOfN(rapid.String(), value, 0, 3)
-	one := rapid.Custom(func(t *rapid.T) nodeInfo {
-		return nodeInfo{
+	one := rapid.Custom(func(t *rapid.T) *nodeInfo {
+		return &nodeInfo{
 			Service: rapid.String().Draw(t, "service"), Node: rapid.String().Draw(t, "node"), Host: rapid.String().Draw(t, "host"),
 			Port: rapid.Uint16().Draw(t, "port"), Name: rapid.SampledFrom([]string{"", "web-1", "<&>", "\u2028"}).Draw(t, "name"),
 			Weight: rapid.Ptr(rapid.Int(), true).Draw(t, "weight"), Labels: labels.Draw(t, "labels"), Session: "0x1",

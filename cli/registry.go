@@ -151,14 +151,14 @@ type nodeInfo struct {
 
 // snapshot reads one path and decodes what lies in it: instances sorted as in a discovery.Snapshot, then what is rejected
 // by node.
-func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]nodeInfo, error) {
+func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]*nodeInfo, error) {
 	var decoder discovery.AnyDecoder
 	var instances []nodeInfo
 	var order []place
 	var closed error
-	rejected := []nodeInfo{}
+	var rejected []*nodeInfo
 	reject := func(r discovery.Rejection) {
-		rejected = append(rejected, nodeInfo{
+		rejected = append(rejected, &nodeInfo{
 			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
 			State: "rejected", Reason: r.Reason + ": " + r.Detail,
 		})
@@ -196,10 +196,10 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) (
 		one, other := &instances[a.at], &instances[b.at]
 		return cmp.Or(strings.Compare(one.Name, other.Name), strings.Compare(one.Node, other.Node))
 	})
-	slices.SortFunc(rejected, func(a, b nodeInfo) int { return strings.Compare(a.Node, b.Node) })
-	infos := make([]nodeInfo, 0, len(instances)+len(rejected))
+	slices.SortFunc(rejected, func(a, b *nodeInfo) int { return strings.Compare(a.Node, b.Node) })
+	infos := make([]*nodeInfo, 0, len(instances)+len(rejected))
 	for _, p := range order {
-		infos = append(infos, instances[p.at])
+		infos = append(infos, &instances[p.at])
 	}
 	return append(infos, rejected...), nil
 }
@@ -249,5 +249,5 @@ func sessionID(id int64) string {
 	if id == 0 {
 		return ""
 	}
-	return "0x" + strconv.FormatUint(uint64(id), 16)
+	return string(strconv.AppendUint(append(make([]byte, 0, 18), "0x"...), uint64(id), 16))
 }

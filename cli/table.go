@@ -15,7 +15,7 @@ import (
 // piece: an answer may have ten thousand rows.
 type table struct {
 	out    io.Writer
-	text   []byte
+	text   []byte // with tints
 	cells  []cell
 	ends   []int // of the rows, in cells
 	widths []int
@@ -23,9 +23,8 @@ type table struct {
 
 // cell is one of a table, behind the one before it.
 type cell struct {
-	end   int // in the table's text
-	width int // in characters
-	tint  tint
+	end   uint32 // in the table's text
+	width uint32 // in characters
 }
 
 // gap is between two columns.
@@ -75,8 +74,8 @@ func (t *table) cell(word string, tint tint) {
 	if i := len(t.cells) - t.began(); i < len(t.widths) {
 		t.widths[i] = max(t.widths[i], width)
 	}
-	t.text = append(t.text, word...)
-	t.cells = append(t.cells, cell{len(t.text), width, tint})
+	t.text = append(t.text, paint(t.out, word, tint)...)
+	t.cells = append(t.cells, cell{uint32(len(t.text)), uint32(width)})
 }
 
 // end ends a row.
@@ -98,12 +97,12 @@ func (t *table) flush() {
 	}
 	var b []byte
 	blank := bytes.Repeat([]byte{' '}, full)
-	at, from := 0, 0
+	at, from := 0, uint32(0)
 	for _, end := range t.ends {
 		for i, c := range t.cells[at:end] {
-			b = appendPainted(b, t.out, t.text[from:c.end], c.tint)
+			b = append(b, t.text[from:c.end]...)
 			if i < end-at-1 && i < len(t.widths) {
-				b = append(b, blank[:t.widths[i]-c.width+gap]...)
+				b = append(b, blank[:t.widths[i]-int(c.width)+gap]...)
 			}
 			from = c.end
 		}
@@ -116,14 +115,6 @@ func (t *table) flush() {
 	}
 	t.out.Write(b)
 	t.text, t.cells, t.ends = nil, nil, nil
-}
-
-// appendPainted is paint for much text.
-func appendPainted(b []byte, out io.Writer, text []byte, tint tint) []byte {
-	if tint == plain {
-		return append(b, text...)
-	}
-	return append(b, paint(out, string(text), tint)...)
 }
 
 // printJSON writes v for programs: indented, one value, a newline at the end.

@@ -213,9 +213,6 @@ func (c *Checker) zones(f *folder, add func(Finding)) {
 
 // shared notes endpoints of several services.
 func (c *Checker) shared(add func(Finding)) {
-	if len(c.folders) < 2 {
-		return
-	}
 	first := make(map[discovery.Endpoint]string, c.nodes)
 	type pair struct{ one, other string }
 	both := map[pair][]string{}
