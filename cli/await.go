@@ -291,13 +291,19 @@ type missingError struct{ what string }
 
 func (e *missingError) Error() string { return e.what }
 
+// pages is the client for the pages of agents and registrars: they are asked straight, though the operator's shell may
+// name a proxy for the world outside.
+func pages() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
 // getJSON reads what the process at address answers. What it refuses is an error in its words.
 func getJSON(ctx context.Context, address, question string, answer any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+question, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		var at *url.Error
 		if errors.As(err, &at) {

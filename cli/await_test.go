@@ -246,3 +246,8 @@ func TestTeller(t *testing.T) {
 	tell.say(o)
 	require.Equal(t, "waiting: 2 servers done; web 10.0.0.1:80: 2 sessions\n", errs.String())
 }
+
+// TestPages: http_proxy in an operator's shell is for the world outside; agents on other hosts are asked straight.
+func TestPages(t *testing.T) {
+	require.Nil(t, pages().Transport.(*http.Transport).Proxy)
+}

@@ -324,7 +324,7 @@ func fetch(ctx context.Context, listen, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -161,7 +161,7 @@ func (a *app) askAgent(ctx context.Context, path string, answer any) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		return err
 	}

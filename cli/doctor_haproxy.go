@@ -205,7 +205,7 @@ func (e *examination) askRungs(ctx context.Context, r role) map[string]doctor.Ba
 	if err != nil {
 		return nil
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		return nil
 	}

@@ -233,7 +233,7 @@ func fromAgentAt(ctx context.Context, address, path string, answer any) error {
 	if err != nil {
 		return usage("address %q: %w", address, err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		var request *url.Error
 		if errors.As(err, &request) {

@@ -107,7 +107,7 @@ func (a *app) askStatus(ctx context.Context, address string) ([]byte, error) {
 	if err != nil {
 		return nil, usage("address %q: %w", address, err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		var told *url.Error
 		if errors.As(err, &told) {

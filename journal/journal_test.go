@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -147,22 +148,24 @@ func TestHistory(t *testing.T) {
 // TestStorm: what happens to many instances at one moment is one line, also where each is told of alone, and a few are
 // told of one by one.
 func TestStorm(t *testing.T) {
-	dir := t.TempDir()
-	j := journal.Open(journal.Options{Dir: dir, Role: "agent"})
-	for n := range 10_000 {
-		j.Record(about(journal.KindRegistry, "user-api", "left without a word").Of(fmt.Sprintf("10.0.%d.%d:80", n/256, n%256)))
-		if n < 3 {
-			j.Record(about(journal.KindRegistry, "search", "joined").Of(fmt.Sprintf("10.1.0.%d:80", n)))
+	synctest.Test(t, func(t *testing.T) { // all of it is one moment, however slow the machine is
+		dir := t.TempDir()
+		j := journal.Open(journal.Options{Dir: dir, Role: "agent"})
+		for n := range 10_000 {
+			j.Record(about(journal.KindRegistry, "user-api", "left without a word").Of(fmt.Sprintf("10.0.%d.%d:80", n/256, n%256)))
+			if n < 3 {
+				j.Record(about(journal.KindRegistry, "search", "joined").Of(fmt.Sprintf("10.1.0.%d:80", n)))
+			}
 		}
-	}
-	j.Close()
-	_, events := read(t, dir)
-	require.Equal(t, []string{
-		"10000 left without a word: 10.0.0.0:80 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80 and 9996 more",
-		"10.1.0.0:80 joined", "10.1.0.1:80 joined", "10.1.0.2:80 joined",
-	}, sentences(events))
-	require.Equal(t, 10_000, events[0].Count)
-	require.Empty(t, events[0].Instance)
+		j.Close()
+		_, events := read(t, dir)
+		require.Equal(t, []string{
+			"10000 left without a word: 10.0.0.0:80 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80 and 9996 more",
+			"10.1.0.0:80 joined", "10.1.0.1:80 joined", "10.1.0.2:80 joined",
+		}, sentences(events))
+		require.Equal(t, 10_000, events[0].Count)
+		require.Empty(t, events[0].Instance)
+	})
 }
 
 // TestBounded: the oldest segments go, and those of another role stay.
@@ -192,8 +195,6 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// TestKilled: a process that is killed at any moment has lost nothing but its last moment, and a line that was cut off
-// costs itself only.
 // TestClockOfThePast: files that were begun while the clock was ahead are not taken for the newest ones for ever: what is
 // recorded later stays, and they go.
 func TestClockOfThePast(t *testing.T) {
@@ -223,6 +224,8 @@ func TestClockOfThePast(t *testing.T) {
 	require.Equal(t, 3*24, now)
 }
 
+// TestKilled: a process that is killed at any moment has lost nothing but its last moment, and a line that was cut off
+// costs itself only.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	for range 3 {
