@@ -91,7 +91,9 @@ func out(e *Evidence, a *AgentEvidence, s *ServerStatus) {
 }
 
 // inShadow is that the agent only looks.
-func inShadow(_ *Evidence, a *AgentEvidence, _ *ServerStatus) { a.Shadow, a.HAProxy[0].Pending = true, true }
+func inShadow(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+	a.Shadow, a.HAProxy[0].Pending = true, true
+}
 
 // inState is that HAProxy has it in a state.
 func inState(admin string) edit {

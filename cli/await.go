@@ -48,7 +48,7 @@ func (d *deed) expect(known standing, now time.Time) {
 func (d *deed) expectOne(of discovery.ServiceOverrides, service string, e discovery.Endpoint) {
 	w := awaited{service: service, instance: e}
 	if o := of.For(e); o != nil {
-		if narrowness(o.Target) > narrowness(d.override.Target) {
+		if o.Target.Narrowness() > d.override.Target.Narrowness() {
 			return
 		}
 		w.node, w.revision = o.Node, o.Revision
