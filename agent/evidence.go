@@ -101,6 +101,7 @@ type OverrideEvidence struct {
 	Reason  string     `json:"reason,omitempty"`
 	Created time.Time  `json:"created"`
 	Until   *time.Time `json:"until,omitempty"`
+	End     string     `json:"end"` // the command that ends it
 }
 
 // HAProxyEvidence is what one HAProxy has of the instance.

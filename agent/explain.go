@@ -406,7 +406,7 @@ func (x *explainer) overridden(a *AgentEvidence) {
 	if o.Target != "" {
 		text += ", for " + plain(o.Target)
 	}
-	ends, next := ", until it is removed", "It stays so until myelin enable removes the override "+plain(o.Node)+"."
+	ends, next := ", until it is removed", "It stays so until "+plain(o.End)+"."
 	if o.Until != nil {
 		ends = ", for another " + spell(o.Until.Sub(x.now))
 		next = "The override ends " + x.in(*o.Until) + "; then it is as registered."
@@ -745,6 +745,9 @@ func (x *explainer) conclude() {
 		x.out.InRotation = Yes
 	case serving > 0:
 		x.out.InRotation = Partly
+	case silent > 0: // it may serve there
+		x.out.InRotation = Unknown
+		why = fmt.Sprintf("%d of %d HAProxys do not answer, and the others send it nothing: %s", silent, all, why)
 	default:
 		x.out.InRotation = No
 	}

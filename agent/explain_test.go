@@ -205,7 +205,7 @@ func situations() []struct {
 			Node: "user-api,10.0.0.5,8080", Target: "user-api 10.0.0.5:8080", Action: "drain", Author: "alice@ops-1", Reason: "disk is full", Until: after(25 * time.Minute),
 		}), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) { st.Wanted = "drain" })},
 		{"the whole service in maintenance", with(inState("maint"), overriddenBy(OverrideEvidence{
-			Node: "user-api,*", Target: "user-api", Action: "maint", Author: "bob", Reason: "migration",
+			Node: "user-api,*", Target: "user-api", Action: "maint", Author: "bob", Reason: "migration", End: "myelin enable user-api --all",
 		}), func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) { st.Wanted = "maint" })},
 		{"enabled against a wider override", with(overriddenBy(OverrideEvidence{Node: "user-api,10.0.0.5,8080", Target: "user-api 10.0.0.5:8080", Action: "enable", Author: "alice"}))},
 		{"weighed by an operator", with(overriddenBy(OverrideEvidence{
@@ -256,6 +256,14 @@ func situations() []struct {
 			h.Socket, h.Server.Socket = "/run/haproxy2.sock", "/run/haproxy2.sock"
 			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
 			a.HAProxy = append(a.HAProxy, h)
+		})},
+		{"one of two HAProxys is away, the other one sees it down", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+			h := a.HAProxy[0]
+			h.Socket, h.Server.Socket = "/run/haproxy2.sock", "/run/haproxy2.sock"
+			h.Server.Operational, h.Server.Check = "down", "Layer4 timeout (L4TOUT), in 2000ms"
+			a.HAProxy = append(a.HAProxy, h)
+			a.HAProxy[0].Server.Admin, a.HAProxy[0].Server.Error = "unknown", "connect to HAProxy: connection refused"
+			a.HAProxy[0].Connected, a.HAProxy[0].Since = false, before(90*time.Second)
 		})},
 		{"ZooKeeper is away", with(noZooKeeper)},
 		{"registered since the agent lost ZooKeeper", with(out, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {

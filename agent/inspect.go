@@ -34,6 +34,7 @@ type inspection struct {
 	kept       map[discovery.Endpoint]bool                 // of active, those within haproxy.max_servers
 	refused    map[discovery.Endpoint]refused
 	static     map[discovery.Endpoint]bool
+	held       map[discovery.Endpoint][]hold // by the registered endpoint and by that in HAProxy
 	quarantine map[string]string
 	unresolved map[string]Unresolved
 
@@ -65,6 +66,9 @@ func (a *Agent) Evidence(ctx context.Context, service, instance string) (Evidenc
 		return Evidence{}, bad
 	}
 	evidence := ins.evidence(e, instance)
+	if len(evidence.Nodes) == 0 && !evidence.Static && evidence.Held == nil {
+		evidence.Others = ins.near(instance) // which takes a while among many: a Summary does without
+	}
 	return Evidence{Service: service, Instance: instance, Agent: &evidence}, nil
 }
 
@@ -144,6 +148,15 @@ func (ins *inspection) basics(a *Agent, g *generation) {
 
 // index makes the look-ups.
 func (ins *inspection) index(g *generation) {
+	ins.indexView()
+	for _, u := range g.resolver.unresolved(ins.v.active) {
+		ins.unresolved[u.Name] = u
+	}
+	ins.quarantine = g.file.quarantine.reasons(ins.b.name)
+}
+
+// indexView makes those of what is believed.
+func (ins *inspection) indexView() {
 	v, b := ins.v, ins.b
 	ins.listed, ins.active = map[discovery.Endpoint][]discovery.Instance{}, map[discovery.Endpoint][]discovery.Instance{}
 	ins.kept, ins.static = map[discovery.Endpoint]bool{}, map[discovery.Endpoint]bool{}
@@ -167,10 +180,14 @@ func (ins *inspection) index(g *generation) {
 	for _, r := range b.refused {
 		ins.refused[r.Instance.Endpoint] = r
 	}
-	for _, u := range g.resolver.unresolved(v.active) {
-		ins.unresolved[u.Name] = u
+	ins.held = make(map[discovery.Endpoint][]hold, len(v.guard.holds))
+	for _, h := range v.guard.holds {
+		e := h.instance.Endpoint
+		ins.held[e] = append(ins.held[e], h)
+		if served := ins.served(e); served != e {
+			ins.held[served] = append(ins.held[served], h)
+		}
 	}
-	ins.quarantine = g.file.quarantine.reasons(b.name)
 }
 
 // served is where HAProxy sends the requests for an instance.
@@ -231,9 +248,6 @@ func (ins *inspection) evidence(e discovery.Endpoint, text string) AgentEvidence
 		out.Filtered = failedFilter(staying[0], ins.v)
 	}
 	out.Held = ins.hold(e)
-	if len(out.Nodes) == 0 && !out.Static && out.Held == nil {
-		out.Others = ins.near(text)
-	}
 
 	active := ins.activeOf(e, served)
 	out.Active = len(active) > 0
@@ -289,10 +303,11 @@ func (ins *inspection) activeOf(e, served discovery.Endpoint) []discovery.Instan
 		return all
 	}
 	nodes := map[string]bool{"": true}
-	for _, in := range slices.Concat(ins.listed[e], ins.v.guard.held()) {
-		if in.Endpoint == e {
-			nodes[in.Node] = true
-		}
+	for _, in := range ins.listed[e] {
+		nodes[in.Node] = nodes[in.Node] || in.Endpoint == e
+	}
+	for _, h := range ins.held[e] {
+		nodes[h.instance.Node] = nodes[h.instance.Node] || h.instance.Endpoint == e
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(in discovery.Instance) bool { return !nodes[in.Node] })
 }
@@ -340,17 +355,15 @@ func (ins *inspection) seen(h *haproxyInspection, names []string, served discove
 
 // hold is the guard's hold on an instance; nil: there is none.
 func (ins *inspection) hold(e discovery.Endpoint) *HoldStatus {
-	for _, h := range ins.v.guard.holds {
-		if h.instance.Endpoint != e && ins.served(h.instance.Endpoint) != e {
-			continue
-		}
-		s := &HoldStatus{Reason: h.reason, Since: h.since, Judged: !h.waits, Instances: []string{h.instance.Endpoint.String()}}
-		if until := h.until; !until.IsZero() && !emptyReason(ins.v.held) { // while the registry lists nothing, time ends nothing
-			s.Until = &until
-		}
-		return s
+	if len(ins.held[e]) == 0 {
+		return nil
 	}
-	return nil
+	h := ins.held[e][0]
+	s := &HoldStatus{Reason: h.reason, Since: h.since, Judged: !h.waits, Instances: []string{h.instance.Endpoint.String()}}
+	if until := h.until; !until.IsZero() && !emptyReason(ins.v.held) { // while the registry lists nothing, time ends nothing
+		s.Until = &until
+	}
+	return s
 }
 
 // failedFilter says which of a service's filters an instance does not pass.
@@ -376,7 +389,7 @@ func failedFilter(in discovery.Instance, v view) string {
 
 // overrideEvidence is an override as it is told.
 func overrideEvidence(o discovery.Override) *OverrideEvidence {
-	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created}
+	e := &OverrideEvidence{Node: o.Node, Target: o.Target.String(), Action: string(o.Action), Author: o.Author, Reason: o.Reason, Created: o.Created, End: "myelin enable " + o.Target.Words()}
 	if o.Action == discovery.ActionWeight {
 		e.Weight = strconv.Itoa(o.Weight)
 		if o.Percent {

@@ -149,3 +149,33 @@ func TestEvidenceOfChecks(t *testing.T) {
 	})
 	require.Regexp(t, `HAProxy's check has failed for \d+(ms|s): Layer4 connection problem \(L4CON\), in \d+ms: Connection refused`, n.explained("127.0.0.1:1").Why)
 }
+
+// TestSummaryOfMany: what a whole service is told with grows with its instances, and not with their square, when all of
+// them are held, and when the last good set stays though the registry lists nothing. Otherwise this takes minutes.
+func TestSummaryOfMany(t *testing.T) {
+	const all = 10_000
+	v := view{service: serviceNamed("svc"), known: true, seen: true}
+	v.service.BackendPortOverride = 900
+	for i := range all {
+		e, err := discovery.ParseEndpoint(fmt.Sprintf("10.0.%d.%d", i>>8, i&255), 8080)
+		require.NoError(t, err)
+		v.active = append(v.active, discovery.Instance{Endpoint: e, Node: fmt.Sprint("node", i)})
+	}
+	for name, held := range map[string]bool{"held": true, "not listed": false} {
+		t.Run(name, func(t *testing.T) {
+			v := v
+			if held {
+				for _, in := range v.active {
+					v.guard.holds = append(v.guard.holds, hold{instance: in, reason: heldDrop})
+				}
+			}
+			v.active = override(v.active, v.service.BackendPortOverride)
+			ins := &inspection{v: v, now: noon()}
+			ins.indexView()
+			s := ins.summary()
+			require.Equal(t, all, s.Counts.InForce)
+			require.Equal(t, len(v.guard.holds), s.Counts.Held)
+			require.Equal(t, all, len(s.Out)+s.More)
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,15 +35,15 @@ const (
 // overrides looks after what is known of operators' overrides: it hears the registry, keeps it on disk, and removes what
 // has ended. The goroutine that collects the views puts it in force.
 type overrides struct {
-	path     string                                                               // in the registry; empty: overrides are not honoured
-	origin   string                                                               // where that is
-	ensemble config.ZooKeeper                                                     // whose it is
-	file     string                                                               // where it is kept; empty: nowhere
-	source   discovery.Source                                                     // nil: overrides are not honoured
-	remove   func(ctx context.Context, node string, revision int32) (bool, error) // nil: not by this process
-	contact  func() (known, away bool, since time.Time)                           // how the registry is reached
-	within   time.Duration                                                        // an override that has ended is removed after a random part of this
-	wake     chan struct{}                                                        // capacity one: something was heard
+	path     string                                                  // in the registry; empty: overrides are not honoured
+	origin   string                                                  // where that is
+	ensemble config.ZooKeeper                                        // whose it is
+	file     string                                                  // where it is kept; empty: nowhere
+	source   discovery.Source                                        // nil: overrides are not honoured
+	remove   func(context.Context, discovery.Override) (bool, error) // nil: not by this process
+	contact  func() (known, away bool, since time.Time)              // how the registry is reached
+	within   time.Duration                                           // an override that has ended is removed after a random part of this
+	wake     chan struct{}                                           // capacity one: something was heard
 	log      logrus.FieldLogger
 
 	mu     sync.Mutex
@@ -63,8 +64,8 @@ func (a *Agent) newOverrides(c *config.Agent, before *overrides) *overrides {
 		Raw: true, Log: a.o.Log.WithFields(logrus.Fields{"component": "discovery", "path": o.path}),
 	})
 	if a.o.Shadow == nil { // a shadow changes nothing
-		o.remove = func(ctx context.Context, node string, revision int32) (bool, error) {
-			return session.RemoveOverride(ctx, o.path, node, revision)
+		o.remove = func(ctx context.Context, ended discovery.Override) (bool, error) {
+			return session.RemoveEndedOverride(ctx, o.path, ended)
 		}
 	}
 	o.contact = func() (bool, bool, time.Time) {
@@ -218,7 +219,7 @@ func (o *overrides) run(ctx context.Context) {
 		running.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 			defer cancel()
-			_, err := o.remove(ctx, next.Node, next.Revision)
+			_, err := o.remove(ctx, next)
 			if errors.Is(err, zookeeper.ErrOverrideChanged) {
 				err = nil // it is another one by now
 			}
@@ -430,10 +431,10 @@ func (g *generation) overrideLine(o countedOverride, message, what string, count
 	g.log.WithFields(f).Info(message)
 	e := journal.Event{
 		Kind: journal.KindOverride, Service: o.Service, What: describeOverride(o.Override) + " of " + o.Target.String() + " " + what,
-		Cause: o.Reason, Count: count,
+		Cause: o.Author, Count: count,
 	}
-	if o.Author != "" {
-		e.Cause = o.Author + ": " + o.Reason
+	if o.Reason != "" {
+		e.Cause = strings.TrimPrefix(o.Author+": "+o.Reason, ": ")
 	}
 	if o.Host != "" && o.Port != 0 {
 		e.Instance = endpointText(o.Target)

@@ -520,3 +520,30 @@ func TestLostRepliesAreNotForeign(t *testing.T) {
 	require.Zero(t, n.said("somebody else"))
 	n.manuals(0)
 }
+
+// TestEndedIsNotTheNext: the override that an agent removes because it has ended is the one that it knows: one that was
+// made under the same name since, with the same version, stays.
+func TestEndedIsNotTheNext(t *testing.T) {
+	zks := zktest.New(t, zktest.Options{})
+	people := newOperator(t, zks.Addr())
+	ended := about("web", "10.0.0.1", 80, discovery.ActionDrain)
+	ended.Until = time.Now().Add(time.Second)
+	people.put(ended)
+	ended = people.all()[0].Override
+	people.remove(ended)
+	people.put(about("web", "10.0.0.1", 80, discovery.ActionDrain))
+	lasting := people.all()[0].Override
+	require.Equal(t, ended.Revision, lasting.Revision, "ZooKeeper counts anew")
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	removed, err := people.session.RemoveEndedOverride(ctx, overridesPath, ended)
+	require.ErrorIs(t, err, zookeeper.ErrOverrideChanged)
+	require.False(t, removed)
+	require.Len(t, people.all(), 1)
+
+	removed, err = people.session.RemoveEndedOverride(ctx, overridesPath, lasting)
+	require.NoError(t, err)
+	require.True(t, removed, "it is what it was")
+	require.Empty(t, people.all())
+}

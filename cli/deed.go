@@ -352,6 +352,8 @@ func (d *deed) done(in intent, now time.Time) string {
 		text = fmt.Sprintf("%s is as registered, although %s has %s", t, shown(d.wider.Target), actionWords(*d.wider))
 	}
 	switch {
+	case in.limit > 0: // as it was asked for, though a moment has passed
+		return fmt.Sprintf("%s until %s (for %s)", text, o.Until.Local().Format(time.RFC3339), age(now.Add(in.limit), now))
 	case !o.Until.IsZero():
 		return fmt.Sprintf("%s until %s (for %s)", text, o.Until.Local().Format(time.RFC3339), age(o.Until, now))
 	case in.action == discovery.ActionEnable:

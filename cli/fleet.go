@@ -221,12 +221,4 @@ func wider(w, t discovery.Target) bool {
 }
 
 // words are a target as the command line takes it.
-func words(t discovery.Target) string {
-	switch {
-	case t.Host == "":
-		return printable(t.Service) + " --all"
-	case t.Service == "":
-		return "--host " + t.String()
-	}
-	return printable(t.String())
-}
+func words(t discovery.Target) string { return printable(t.Words()) }

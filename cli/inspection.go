@@ -138,7 +138,10 @@ func outermost(paths []string) []string {
 
 // inspect reads what is to be looked at, and runs then with the session while it is open.
 func (a *app) inspect(ctx context.Context, i inspection, olderThan time.Duration, then func(context.Context, *zookeeper.Session, inspected) error) error {
-	c := fsck.New(fsck.Options{Now: time.Now(), OlderThan: olderThan, Services: i.services, Zones: i.zones, Whole: i.whole})
+	c := fsck.New(fsck.Options{
+		Now: time.Now(), OlderThan: olderThan, Services: i.services, Zones: i.zones, Whole: i.whole,
+		Apart: i.apart(),
+	})
 	found := inspected{ensemble: strings.Join(i.zk.Hosts, ",") + i.zk.Chroot, checker: c, inspection: i}
 	return a.askLong(ctx, i.zk, func(ctx context.Context, s *zookeeper.Session, heard func(int)) (err error) {
 		walk := walkFor(c, i.roots, heard)
@@ -154,6 +157,16 @@ func (a *app) inspect(ctx context.Context, i inspection, olderThan time.Duration
 		found.unknown, err = readConsumers(ctx, s, i.consumers, c, heard)
 		return err
 	}, func(ctx context.Context, s *zookeeper.Session) error { return then(ctx, s, found) })
+}
+
+// apart are the paths below the roots that are read by themselves.
+func (i inspection) apart() (paths []string) {
+	for _, p := range []string{i.overrides, i.consumers} {
+		if p = path.Clean("/" + p); p != "/" && !slices.Contains(outermost(append([]string{p}, i.roots...)), p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
 }
 
 // walkFor hands a checker what a walk finds.

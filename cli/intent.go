@@ -356,6 +356,19 @@ func (a *app) carryOut(ctx context.Context, c *cobra.Command, in intent, where o
 	if err != nil {
 		return deed{}, fmt.Errorf("%w; nothing was changed", e.explain(ctx, where.zk, limit, err))
 	}
+	if enabling := in.action == discovery.ActionEnable; len(known.overrides) == 0 && (enabling || !in.force) {
+		var kept *keptError
+		other := ", or do it all the same with --force"
+		if enabling { // it would store nothing
+			other = ""
+		}
+		switch err := a.keptOnly(ctx, s, where); {
+		case errors.As(err, &kept):
+			return deed{}, fmt.Errorf("%w; nothing was changed; store it again first, with myelin overrides restore%s", err, other)
+		case err != nil:
+			return deed{}, fmt.Errorf("%w; nothing was changed", e.explain(ctx, where.zk, limit, err))
+		}
+	}
 	now := time.Now()
 	d, err := in.decide(known, now)
 	if err != nil {

@@ -98,7 +98,7 @@ func (a *app) overridesCommand() *cobra.Command {
 	}
 	overridesPathFlag(c.Flags(), &path)
 	factFlags(c, &address)
-	c.AddCommand(a.removeOverridesCommand())
+	c.AddCommand(a.removeOverridesCommand(), a.restoreOverridesCommand())
 	return c
 }
 
@@ -121,6 +121,122 @@ func (a *app) removeOverridesCommand() *cobra.Command {
 		return a.removeOverrides(c.Context(), path, words)
 	}
 	return c
+}
+
+func (a *app) restoreOverridesCommand() *cobra.Command {
+	var path, address string
+	c := &cobra.Command{
+		Use:   "restore",
+		Short: "Store again what a ZooKeeper that was wiped has lost and agents keep in force",
+		Long: "Stores the overrides that the agent of this host keeps in force in ZooKeeper again, all at once. It is for a ZooKeeper\n" +
+			"that was wiped: agents take nothing back while the path does not exist. When it exists, nothing is done.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.restoreOverrides(c.Context(), path, address) },
+	}
+	overridesPathFlag(c.Flags(), &path)
+	factFlags(c, &address)
+	return c
+}
+
+// restoreOverrides stores what the agent keeps of a path that is gone.
+func (a *app) restoreOverrides(ctx context.Context, path, address string) error {
+	where, err := a.overridesAt(path)
+	if err != nil {
+		return err
+	}
+	if address == "" {
+		if address, err = a.agentListen(); err != nil {
+			return err
+		}
+	}
+	var stored []overrideInfo
+	err = a.withOverrides(ctx, where, func(ctx context.Context, s *zookeeper.Session) error {
+		switch missing, err := s.NoOverrides(ctx, where.path); {
+		case err != nil:
+			return err
+		case !missing:
+			return fmt.Errorf("the path %s is there; agents go by what it holds, and there is nothing to store again", where.path)
+		}
+		here, err := a.overridesHere(ctx, address)
+		switch {
+		case err != nil:
+			return err
+		case !sameOverrides(here, where):
+			return fmt.Errorf("the agent at %s does not look at %s in this ensemble", address, where.path)
+		}
+		stored = keptInForce(here)
+		if len(stored) == 0 {
+			return nil
+		}
+		all := make([]discovery.Override, len(stored))
+		for i := range stored {
+			all[i] = stored[i].override()
+		}
+		err = s.RestoreOverrides(ctx, where.path, all)
+		if errors.Is(err, zookeeper.ErrOverrideChanged) {
+			err = fmt.Errorf("%w; see myelin overrides", err)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case a.output == "json":
+		return printJSON(a.out, append([]overrideInfo{}, stored...))
+	case len(stored) == 0:
+		fmt.Fprintln(a.out, "the agent of this host keeps no override; nothing was stored")
+	}
+	now := time.Now()
+	for _, i := range stored {
+		o := i.override()
+		fmt.Fprintf(a.out, "%s: %s\n", shown(o.Target), told(o, now))
+	}
+	return nil
+}
+
+// keptInForce are the overrides that count for an agent although their path is gone.
+func keptInForce(here agent.OverridesStatus) (kept []overrideInfo) {
+	if here.Heard != nil && !here.Missing {
+		return nil // it has not noticed yet, or has heard of another one: nothing is known to be lost
+	}
+	for _, i := range infosOfAgent(here) {
+		if i.State == stateInForce {
+			kept = append(kept, i)
+		}
+	}
+	return kept
+}
+
+// keptOnly refuses what would make a path that is gone while the agent of this host keeps in force what was there: what is
+// there then is all there is, and everything else would end unawares.
+func (a *app) keptOnly(ctx context.Context, s *zookeeper.Session, where overridesPlace) error {
+	missing, err := s.NoOverrides(ctx, where.path)
+	if err != nil || !missing {
+		return err
+	}
+	address, err := a.agentListen()
+	if err != nil {
+		return nil // then there is nobody to ask
+	}
+	here, err := a.overridesHere(ctx, address)
+	if err != nil || !sameOverrides(here, where) {
+		return nil
+	}
+	if n := len(keptInForce(here)); n > 0 {
+		return &keptError{where.path, n}
+	}
+	return nil
+}
+
+// keptError says that agents keep what the registry has lost.
+type keptError struct {
+	path string
+	kept int
+}
+
+func (e *keptError) Error() string {
+	return fmt.Sprintf("the path %s is gone from ZooKeeper, and the agent of this host keeps what was there in force, %s; a new path would end all of it",
+		e.path, counted(e.kept, "override"))
 }
 
 // withOverrides asks with the session that the overrides lie behind.
@@ -146,84 +262,105 @@ func (a *app) listOverrides(ctx context.Context, path, address string) error {
 	if err != nil {
 		return err
 	}
-	infos, from, err := factsOf(ctx, a, address, a.overridesOf(where))
+	all, from, err := factsOf(ctx, a, address, a.overridesOf(where))
 	if err != nil {
 		return err
 	}
 	if from.Source == fromZooKeeper {
-		a.addHere(ctx, where, address, infos)
+		a.compareHere(ctx, where, address, &all)
 	}
-	return a.printOverrides(infos, "there are no overrides")
+	return a.printOverrides(all.infos, "there are no overrides")
+}
+
+// knownOverrides are the overrides that somebody knows of.
+type knownOverrides struct {
+	infos []overrideInfo
+	gone  bool // ZooKeeper has no such path
 }
 
 // overridesOf asks for the overrides that lie somewhere.
-func (a *app) overridesOf(where overridesPlace) question[[]overrideInfo] {
-	return question[[]overrideInfo]{
+func (a *app) overridesOf(where overridesPlace) question[knownOverrides] {
+	return question[knownOverrides]{
 		hosts: where.zk.Hosts,
-		zookeeper: func(ctx context.Context) (infos []overrideInfo, err error) {
+		zookeeper: func(ctx context.Context) (known knownOverrides, err error) {
 			err = a.ask(ctx, where.zk, func(ctx context.Context, s *zookeeper.Session) error {
 				all, err := s.Overrides(ctx, where.path)
 				now := time.Now()
 				for _, o := range all {
-					infos = append(infos, infoOfStored(o, now))
+					known.infos = append(known.infos, infoOfStored(o, now))
+				}
+				if err == nil && len(all) == 0 {
+					known.gone, err = s.NoOverrides(ctx, where.path)
 				}
 				return err
 			})
-			return infos, err
+			return known, err
 		},
-		agent: func(ctx context.Context, address string) ([]overrideInfo, time.Time, error) {
+		agent: func(ctx context.Context, address string) (knownOverrides, time.Time, error) {
 			st, err := askOverrides(ctx, address)
 			here := st.Overrides
 			switch {
 			case err != nil:
-				return nil, time.Time{}, err
+				return knownOverrides{}, time.Time{}, err
 			case here.Path == "":
-				return nil, time.Time{}, fmt.Errorf("the agent at %s honours no overrides: overrides_path is off", address)
+				return knownOverrides{}, time.Time{}, fmt.Errorf("the agent at %s honours no overrides: overrides_path is off", address)
 			case here.Heard == nil && here.FromDisk == nil: // what is not known is not none
-				return nil, time.Time{}, fmt.Errorf("the agent at %s has heard nothing of overrides yet", address)
+				return knownOverrides{}, time.Time{}, fmt.Errorf("the agent at %s has heard nothing of overrides yet", address)
 			case here.Missing:
 				fmt.Fprintf(a.errs, "myelin: %s is gone from ZooKeeper; what the agent knows of overrides stays in force\n", printable(here.Path))
 			}
-			return infosOfAgent(here), st.AsOfOverrides(time.Now()), nil
+			return knownOverrides{infos: infosOfAgent(here)}, st.AsOfOverrides(time.Now()), nil
 		},
-		disk: func(stateDir string) ([]overrideInfo, time.Time, error) {
+		disk: func(stateDir string) (knownOverrides, time.Time, error) {
 			kept, err := agent.KeptOverrides(stateDir, time.Now())
 			switch {
 			case err != nil:
-				return nil, time.Time{}, err
+				return knownOverrides{}, time.Time{}, err
 			case len(where.zk.Hosts) > 0 && !sameOverrides(kept, where):
-				return nil, time.Time{}, fmt.Errorf("what is on disk in %s is of %s in ZooKeeper at %s", agent.OverridesFile(stateDir), printable(kept.Path), printable(kept.Ensemble))
+				return knownOverrides{}, time.Time{}, fmt.Errorf("what is on disk in %s is of %s in ZooKeeper at %s", agent.OverridesFile(stateDir), printable(kept.Path), printable(kept.Ensemble))
 			}
 			infos := infosOfAgent(kept)
 			for i := range infos {
 				infos[i].Here = nil // nobody can tell
 			}
-			return infos, *kept.FromDisk, nil
+			return knownOverrides{infos: infos}, *kept.FromDisk, nil
 		},
 		kept: agent.OverridesFile(""),
 	}
 }
 
-// addHere adds what the agent of this host says of overrides, if it can be asked and looks where we do.
-func (a *app) addHere(ctx context.Context, where overridesPlace, address string, infos []overrideInfo) {
+// compareHere adds what the agent of this host says of overrides, if it can be asked and looks where we do. Those of a
+// path that is gone are what the agent keeps in force.
+func (a *app) compareHere(ctx context.Context, where overridesPlace, address string, all *knownOverrides) {
 	if address == "" {
 		var err error
 		if address, err = a.agentListen(); err != nil {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(agentPatience, a.timeout))
-	defer cancel()
-	st, err := askOverrides(ctx, address)
-	if err != nil || !sameOverrides(st.Overrides, where) {
+	here, err := a.overridesHere(ctx, address)
+	if err != nil || !sameOverrides(here, where) {
 		return
 	}
-	for i := range infos {
-		infos[i].Here = hereOf(st.Overrides, infos[i])
+	if all.gone && len(keptInForce(here)) > 0 {
+		fmt.Fprintf(a.errs, "The path %s is gone from ZooKeeper. This is what the agent of this host keeps in force until the path exists again;\nmyelin overrides restore stores it there:\n", where.path)
+		all.infos = infosOfAgent(here)
+	}
+	for i := range all.infos {
+		all.infos[i].Here = hereOf(here, all.infos[i])
 	}
 }
 
-// agentPatience is how long an answer of the local agent is waited for, which is only a part of what is to be shown.
+// overridesHere asks the agent at address what it makes of overrides, with little patience: it is only a part of what is
+// to be shown.
+func (a *app) overridesHere(ctx context.Context, address string) (agent.OverridesStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(agentPatience, a.timeout))
+	defer cancel()
+	st, err := askOverrides(ctx, address)
+	return st.Overrides, err
+}
+
+// agentPatience is how long an answer of the local agent is waited for.
 const agentPatience = 2 * time.Second
 
 // askOverrides asks an agent for its status, which tells of overrides.
@@ -358,6 +495,11 @@ func (a *app) removeOverrides(ctx context.Context, path string, words []string) 
 			return err
 		}
 		now := time.Now()
+		if len(all) == 0 {
+			if err := a.keptOnly(ctx, s, where); err != nil {
+				return fmt.Errorf("%w; store it again first, with myelin overrides restore", err)
+			}
+		}
 		if len(words) > 0 {
 			if all, err = pickOverride(all, strings.Join(words, " ")); err != nil {
 				return err
@@ -396,6 +538,12 @@ func (i overrideInfo) removedLine(now time.Time) string {
 	if i.State == stateUndecodable {
 		return "removed node " + printable(i.Node) + ", which was no override: " + printable(i.Problem)
 	}
+	o := i.override()
+	return "removed from " + shown(o.Target) + ": " + told(o, now)
+}
+
+// override is what the info is about.
+func (i overrideInfo) override() discovery.Override {
 	o := discovery.Override{
 		Target: discovery.Target{Service: i.Service, Host: i.Host, Port: i.Port}, Action: discovery.Action(i.Action), Percent: i.Percent,
 		Author: i.Author, Reason: i.Reason, Created: i.Created,
@@ -406,7 +554,7 @@ func (i overrideInfo) removedLine(now time.Time) string {
 	if i.Until != nil {
 		o.Until = *i.Until
 	}
-	return "removed from " + shown(o.Target) + ": " + told(o, now)
+	return o
 }
 
 func expiredOverrides(all []zookeeper.StoredOverride, now time.Time) (out []zookeeper.StoredOverride) {

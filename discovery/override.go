@@ -275,6 +275,17 @@ func serviceName(s string) bool {
 // writable tells whether a time can be written as JSON in any time zone.
 func writable(t time.Time) bool { return t.UTC().Year() >= 0 && t.UTC().Year() < 9999 }
 
+// Words writes a target as the command line takes it: "user-api 10.0.0.5:8080", "user-api --all", "--host 10.0.0.5".
+func (t Target) Words() string {
+	switch {
+	case t.Host == "":
+		return t.Service + " --all"
+	case t.Service == "":
+		return "--host " + t.String()
+	}
+	return t.String()
+}
+
 // NodeName is the name of the node for overrides of t: one target has one override, and a later one replaces it.
 func (t Target) NodeName() string {
 	part := func(s string) string { return cmp.Or(s, "*") }

@@ -94,6 +94,9 @@ type Options struct {
 	Services  map[string]string // paths of services that are known from a file, and their names
 	Zones     map[string]string // paths of services whose zone has another label than "zone"
 
+	// Apart are paths of what is no registration, and is taken in otherwise or not at all: overrides, consumers.
+	Apart []string
+
 	// Whole tells that all services of the registry are looked at, so that an override of any other has no target.
 	Whole bool
 }
@@ -144,6 +147,9 @@ func New(o Options) *Checker {
 
 // Folder takes in a folder. It comes before its children.
 func (c *Checker) Folder(f Folder) {
+	if c.apart(f.Path) {
+		return
+	}
 	c.nodes++
 	_, known := c.o.Services[f.Path]
 	c.folders[f.Path] = &folder{Folder: f, service: known}
@@ -153,13 +159,21 @@ func (c *Checker) Folder(f Folder) {
 // Node takes in a child of a folder. One with children is taken in as a folder as well.
 func (c *Checker) Node(dir string, n Node) {
 	f := c.folders[dir]
-	if f == nil || n.Children > 0 {
+	if f == nil || n.Children > 0 || c.apart(n.Path) {
 		return
 	}
 	c.nodes++
+	if overrides(n) { // it has a host and a port, and lies where nobody has said that overrides do
+		return
+	}
 	l := c.leaf(f, n)
 	f.service = f.service || l.owner != 0 || l.endpoint.IsValid()
 	f.leaves = append(f.leaves, l)
+}
+
+// apart tells whether a path lies where no registrations are looked for.
+func (c *Checker) apart(path string) bool {
+	return slices.ContainsFunc(c.o.Apart, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") })
 }
 
 // Unread takes in that a node, and what is below it, could not be read.

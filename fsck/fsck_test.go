@@ -342,3 +342,19 @@ func TestCounts(t *testing.T) {
 	r.c.Consumer(nil)
 	require.Equal(t, Counts{Nodes: 5, Services: 1, Instances: 1, Consumers: 1}, r.c.Counts())
 }
+
+// TestOthersNodesStay: a tree may hold more than registrations. Overrides that lie in it are no instances, though they
+// have a host and a port, and what is broken where nothing registers is no registration.
+func TestOthersNodesStay(t *testing.T) {
+	r := newTree(Options{})
+	r.node("/myelin/overrides/api,10.0.0.1,8080", `{"action":"drain","service":"api","host":"10.0.0.1","port":8080,"created":"2026-01-01T00:00:00Z"}`, 0, 60*day)
+	r.node("/config/app", `{"port":8080,"debug":true}`, 0, 60*day)
+	r.node("/config/hocon", `{ foo = bar }`, 0, 60*day)
+	for _, data := range []string{"", "nonsense", `{"port":8080}`} {
+		r.c.Override(Node{Path: "/elsewhere/" + data, Data: []byte(data), Modified: now.Add(-60 * day)})
+	}
+	for _, f := range r.c.Findings() {
+		require.Nil(t, f.Removal, f.Path)
+		require.NotContains(t, f.Path, "/myelin/overrides")
+	}
+}

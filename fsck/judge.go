@@ -37,7 +37,12 @@ func (c *Checker) plain(f *folder, add func(Finding)) {
 		path := join(f.Path, l.name)
 		switch {
 		case l.form != formNone && !f.Root:
-			c.undecodable(f, l, add)
+			c.undecodable(f, l, func(found Finding) {
+				if found.Removal != nil { // where nothing registers it may be anything
+					found.Removal, found.Advice = nil, "correct what writes it, or delete it by hand"
+				}
+				add(found)
+			})
 		case c.old(l.created):
 			add(c.empty(path, l.created, l.form != formNone))
 		}

@@ -1,6 +1,7 @@
 package fsck
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -17,6 +18,7 @@ type overrideNode struct {
 func (c *Checker) Override(n Node) {
 	c.nodes++
 	o, err := discovery.DecodeOverride(base(n.Path), n.Data)
+	ours := acts(n.Data)
 	n.Data = nil
 	if err == nil {
 		c.overrides = append(c.overrides, overrideNode{o, n})
@@ -24,11 +26,23 @@ func (c *Checker) Override(n Node) {
 	}
 	found := Finding{ID: Undecodable, Severity: Warning, Path: n.Path, Detail: safe(err.Error()) + "; " + written(c.o.Now, n),
 		Advice: "no agent honours it: write it anew with myelin drain, maint, weight or enable"}
-	if n.Owner == 0 && n.Children == 0 && c.old(n.Modified) {
+	if ours && n.Owner == 0 && n.Children == 0 && c.old(n.Modified) {
 		found.Removal = &Removal{Node: n}
 		found.Advice += ", and delete it: myelin gc"
 	}
 	c.add(found)
+}
+
+// acts tells whether data were written as an override, whether they decode or not.
+func acts(data []byte) bool { return bytes.Contains(data, []byte(`"action"`)) }
+
+// overrides tells whether a node is an override, wherever it lies.
+func overrides(n Node) bool {
+	if !acts(n.Data) {
+		return false
+	}
+	_, err := discovery.DecodeOverride(base(n.Path), n.Data)
+	return err == nil
 }
 
 // judgeOverrides says which overrides do nothing.

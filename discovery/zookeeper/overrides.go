@@ -61,6 +61,65 @@ func (s *Session) Overrides(ctx context.Context, dir string) ([]StoredOverride, 
 	return found, nil
 }
 
+// NoOverrides tells that dir does not exist, so that agents keep what they know in force. It waits for a connection until
+// ctx ends.
+func (s *Session) NoOverrides(ctx context.Context, dir string) (bool, error) {
+	_, err := again(ctx, s, func(e *epoch) (zk.Stat, error) {
+		full := s.full(dir)
+		if err := s.catchUp(ctx, e, full); err != nil && !gone(err) {
+			return zk.Stat{}, err
+		}
+		return s.exists(ctx, e, full, false)
+	})
+	if gone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for overrides in %s: %w", dir, advise(err))
+	}
+	return false, nil
+}
+
+// RestoreOverrides makes dir, which does not exist, with all overrides in it at once: agents never see it with a part of
+// them. When it is there by now nothing is changed, and the error wraps ErrOverrideChanged. What PutOverride says of ACLs,
+// and of ctx, holds here too; where a reply was lost the error may be ErrOverrideChanged although it was done.
+func (s *Session) RestoreOverrides(ctx context.Context, dir string, all []discovery.Override) error {
+	full := s.full(dir)
+	nodes := make([]*zk.CreateRequest, 1, len(all)+1)
+	nodes[0] = &zk.CreateRequest{Path: full}
+	for _, o := range all {
+		o.Node = o.NodeName()
+		data, err := discovery.EncodeOverride(o)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, &zk.CreateRequest{Path: path.Join(full, o.Node), Data: data})
+	}
+	_, err := attempts(ctx, s, func(e *epoch, _ bool) (struct{}, error) {
+		acl, err := s.inherited(path.Dir(full), e)
+		if gone(err) {
+			if err = s.createInherited(path.Dir(full), nil, e); err == nil || errors.Is(err, zk.ErrNodeExists) {
+				acl, err = s.inherited(path.Dir(full), e)
+			}
+		}
+		if err != nil {
+			return struct{}{}, err
+		}
+		ops := make([]any, len(nodes))
+		for i, n := range nodes {
+			n.Acl, ops[i] = acl, n
+		}
+		if _, err = e.link.conn.Multi(ops...); errors.Is(err, zk.ErrNodeExists) {
+			err = ErrOverrideChanged
+		}
+		return struct{}{}, err
+	})
+	if err != nil {
+		return fmt.Errorf("store overrides in %s again: %w", dir, advise(err))
+	}
+	return nil
+}
+
 // PutOverride stores o in dir, under the name of its target, and returns it with its node and revision. revision is
 // that of the override which it replaces, as the caller has read it, or NoOverride. When another one is there by now
 // nothing is changed, and the error wraps ErrOverrideChanged; one that is gone by now does not have to be replaced.
@@ -144,6 +203,26 @@ func (s *Session) RemoveOverride(ctx context.Context, dir, node string, revision
 		return false, fmt.Errorf("remove override %s: %w", path.Join(dir, node), advise(err))
 	}
 	return removed, nil
+}
+
+// RemoveEndedOverride is RemoveOverride for who may have known the override for long: the node is read again right before,
+// and must say the same. Revisions alone do not tell: a node that was deleted and made anew counts from 0 again.
+func (s *Session) RemoveEndedOverride(ctx context.Context, dir string, known discovery.Override) (bool, error) {
+	if !childName(known.Node) {
+		return false, fmt.Errorf("remove override: %q is not the name of a node", known.Node)
+	}
+	node, err := again(ctx, s, func(e *epoch) (reading, error) { return s.get(ctx, e, path.Join(s.full(dir), known.Node), false) })
+	switch {
+	case gone(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read override %s: %w", path.Join(dir, known.Node), advise(err))
+	}
+	now, err := discovery.DecodeOverride(known.Node, node.data)
+	if err != nil || !now.Created.Equal(known.Created) || !now.Until.Equal(known.Until) {
+		return false, fmt.Errorf("remove override %s: %w", path.Join(dir, known.Node), ErrOverrideChanged)
+	}
+	return s.RemoveOverride(ctx, dir, known.Node, known.Revision)
 }
 
 // attempts runs f with a connection, once more with the next one whenever it is lost, until ctx ends. f may block in

@@ -204,3 +204,35 @@ func TestOverridesInherit(t *testing.T) {
 	_, err = anyone.Overrides(ctx, overridesPath)
 	require.NoError(t, err, "agents read it")
 }
+
+// TestRestoreOverrides: a path that is gone is made with all that was there in one transaction, and a path that is there
+// stays as it is.
+func TestRestoreOverrides(t *testing.T) {
+	zks := server(t)
+	s := open(t, zookeeper.Options{Hosts: []string{zks.Addr()}, Chroot: "/prod"})
+	ctx := within(t, patience)
+	missing, err := s.NoOverrides(ctx, overridesPath)
+	require.NoError(t, err)
+	require.True(t, missing)
+	one, two := drained("one"), drained("two")
+	two.Host = "10.0.0.2"
+	require.NoError(t, s.RestoreOverrides(ctx, overridesPath, []discovery.Override{one, two}))
+	missing, err = s.NoOverrides(ctx, overridesPath)
+	require.NoError(t, err)
+	require.False(t, missing)
+	all, err := s.Overrides(ctx, overridesPath)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.Equal(t, one.Target, all[0].Target)
+	require.Equal(t, "two", all[1].Reason)
+	_, path, err := writer(t, zks.Addr()).Get("/prod/myelin/overrides")
+	require.NoError(t, err)
+	_, node, err := writer(t, zks.Addr()).Get("/prod/myelin/overrides/" + all[1].Node)
+	require.NoError(t, err)
+	require.Equal(t, path.Czxid, node.Czxid, "all at once")
+
+	require.ErrorIs(t, s.RestoreOverrides(ctx, overridesPath, []discovery.Override{one}), zookeeper.ErrOverrideChanged)
+	all, err = s.Overrides(ctx, overridesPath)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+}

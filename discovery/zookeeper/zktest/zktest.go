@@ -220,7 +220,7 @@ func (s *Server) awaitAnswer(p *process) error {
 	defer poll.Stop()
 	for {
 		// A question asked too early may never be answered, so none waits for long.
-		if answer, err := s.ask("srvr", 200*time.Millisecond); err == nil && s.started(answer) {
+		if answer, err := s.ask("srvr", 200*time.Millisecond); err == nil && s.started(answer) && s.listensSecurely() {
 			return nil
 		}
 		select {
@@ -231,6 +231,19 @@ func (s *Server) awaitAnswer(p *process) error {
 		case <-poll.C:
 		}
 	}
+}
+
+// listensSecurely reports whether the port for TLS is open, where there is one. It opens behind the other one.
+func (s *Server) listensSecurely() bool {
+	if s.secureAddr == "" {
+		return true
+	}
+	c, err := net.DialTimeout("tcp", s.secureAddr, 200*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // started judges an answer to "srvr". A member without a quorum says that it does not serve.
