@@ -132,6 +132,21 @@ func withoutValues(uri string) string {
 	return path + "?" + strings.Join(words, "&")
 }
 
+// distinguish numbers checks that differ only in what withoutValues has left out of their names.
+func distinguish(checks []Check) {
+	count := map[string]int{}
+	for i := range checks {
+		c := &checks[i]
+		if !strings.Contains(c.Name, Removed) {
+			continue
+		}
+		name := c.Name
+		if count[name]++; count[name] > 1 {
+			c.Name += fmt.Sprintf(" #%d", count[name])
+		}
+	}
+}
+
 func (t *table) tcpCheck(c *Check) {
 	c.Socket = t.socket()
 	c.Send, c.Expect = t.anyText("send"), t.anyText("expect")
