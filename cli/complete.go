@@ -28,8 +28,12 @@ func (a *app) complete(c *cobra.Command) {
 	}
 	switch c.Name() {
 	case "registrar": // the program behind -- and its arguments
-	case "instances", "release", "history", "report":
+	case "instances", "release", "report":
 		c.ValidArgsFunction = a.completeService
+	case "history":
+		c.ValidArgsFunction = a.completeRecorded
+	case "rm":
+		c.ValidArgsFunction = a.completeOverride
 	case "watch":
 		c.ValidArgsFunction = a.completeServices
 	case "explain", "drain", "maint", "weight", "enable":

@@ -121,9 +121,13 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	defer a.answerFast()()
+	began := time.Now()
 	err = question(ctx, s)
-	if err != nil && ctx.Err() != nil {
-		return a.notHeard(zk, s)
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.Canceled): // somebody has lost patience before
+		return notHeard(zk, s, time.Since(began).Round(time.Millisecond))
+	case err != nil && ctx.Err() != nil:
+		return notHeard(zk, s, a.timeout)
 	}
 	return err
 }
