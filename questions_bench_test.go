@@ -1,10 +1,9 @@
 package main_test
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -12,34 +11,35 @@ import (
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
-	"github.com/myelin-sd/myelin/cli"
-	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
 )
 
-// BenchmarkQuestions asks the question commands about 10,000 instances, in one service and in a hundred, and in turn
-// reads the same nodes in batches over a session that is connected already, which is the floor. Each question opens a
-// session of its own and closes it. It is asked twice: within this process ("command"), and as a process that is started
-// for it ("process").
+// BenchmarkQuestions asks the question commands about 10,000 instances, in one service and in a hundred. The floor is
+// testdata/batchread, a small program that only reads the same nodes in batches. Both are processes that are started,
+// open a session, close it, and end; they take turns, so that both have the same machine.
 func BenchmarkQuestions(b *testing.B) {
 	const instances = 10_000
-	for _, services := range []int{1, 100} {
-		b.Run(fmt.Sprint(services), func(b *testing.B) {
+	floor := filepath.Join(b.TempDir(), "batchread")
+	out, err := exec.Command("go", "build", "-o", floor, "./testdata/batchread").CombinedOutput()
+	require.NoError(b, err, string(out))
+	for _, of := range []struct {
+		services  int
+		questions [][]string
+	}{
+		{1, [][]string{{"instances", "/services/service-000"}, {"instances", "/services/service-000", "-o", "json"}, {"services"}, {"fsck"}}},
+		{100, [][]string{{"services"}, {"fsck"}}},
+	} {
+		b.Run(fmt.Sprint(of.services), func(b *testing.B) {
 			server := zktest.New(b)
-			paths := plantInstances(b, server.Addr(), services, instances/services)
-			questions := [][]string{
-				{"instances", paths[0]}, {"instances", paths[0], "-o", "json"}, {"services"}, {"fsck"},
-			}
-			for _, q := range questions {
+			paths := plantInstances(b, server.Addr(), of.services, instances/of.services)
+			read := exec.Command(floor, append([]string{server.Addr()}, paths...)...)
+			for _, q := range of.questions {
 				name := q[0]
 				if len(q) > 2 {
 					name += "-json"
 				}
-				reads := paths
-				if q[0] == "instances" {
-					reads = paths[:1]
-				}
-				b.Run(name, func(b *testing.B) { compareQuestion(b, server.Addr(), q, reads) })
+				asked := exec.Command(binary, append(slices.Clone(q), "--zookeeper", server.Addr())...)
+				b.Run(name, func(b *testing.B) { compareQuestion(b, asked, read) })
 			}
 		})
 	}
@@ -73,49 +73,46 @@ func plantInstances(b *testing.B, addr string, services, instances int) (paths [
 	return paths
 }
 
-// compareQuestion reports how long a question takes beside the floor, each the median of many turns, and the quickest of
-// each, which other work on the machine disturbs least.
-func compareQuestion(b *testing.B, addr string, question, paths []string) {
-	took := map[string][]float64{} // milliseconds
-	timed := func(what string, f func()) {
-		began := time.Now()
-		f()
-		took[what] = append(took[what], float64(time.Since(began).Microseconds())/1000)
+// compareQuestion reports how long a question takes beside the floor. The ratio is the median of those of turns, in which
+// the two run one after the other; that of the quickest is what other work on the machine disturbs least.
+func compareQuestion(b *testing.B, question, floor *exec.Cmd) {
+	var asked, read, ratio, processor []float64
+	turn := func(floorFirst bool) {
+		var q, f spent
+		if floorFirst {
+			f, q = spend(b, floor), spend(b, question)
+		} else {
+			q, f = spend(b, question), spend(b, floor)
+		}
+		asked, read = append(asked, q.took), append(read, f.took)
+		ratio, processor = append(ratio, q.took/f.took), append(processor, q.processor/f.processor)
 	}
-	args := append(slices.Clone(question), "--zookeeper", addr)
-	var answer bytes.Buffer
-	ways := func() {
-		// A session of its own each time: what the reading before has spent of its budget is not what is measured.
-		s := zookeeper.New(zookeeper.Options{Hosts: []string{addr}, SessionTimeout: 10 * time.Second})
-		_, err := s.Children(context.Background(), "/")
-		require.NoError(b, err)
-		timed("floor", func() {
-			for _, p := range paths {
-				nodes, err := s.Read(context.Background(), p)
-				require.NoError(b, err)
-				require.NotEmpty(b, nodes)
-			}
-		})
-		s.Close()
-		answer.Reset()
-		timed("command", func() { require.Zero(b, cli.Main(args, &answer, &answer), answer.String()) })
-		timed("process", func() {
-			out, err := exec.Command(binary, args...).Output()
-			require.NoError(b, err, string(out))
-		})
-	}
-	ways() // the server's and our own first steps
-	clear(took)
+	turn(true) // the server's first steps
+	asked, read, ratio, processor = nil, nil, nil, nil
 	for b.Loop() {
-		for range 9 {
-			ways()
+		for i := range 20 {
+			turn(i%2 == 0)
 		}
 	}
-	floor, quietest := median(took["floor"]), func(what string) float64 { return slices.Min(took[what]) }
-	b.ReportMetric(floor, "floor-ms")
-	b.ReportMetric(median(took["process"]), "process-ms")
-	b.ReportMetric(median(took["command"])/floor, "command/floor")
-	b.ReportMetric(quietest("command")/quietest("floor"), "command/floor-quietest")
-	b.ReportMetric(quietest("process")/quietest("floor"), "process/floor-quietest")
+	b.ReportMetric(median(read), "floor-ms")
+	b.ReportMetric(median(asked), "question-ms")
+	b.ReportMetric(median(ratio), "ratio")
+	b.ReportMetric(slices.Min(asked)/slices.Min(read), "ratio-quickest")
+	b.ReportMetric(median(processor), "processor-ratio")
 	b.ReportMetric(0, "ns/op")
+}
+
+// spent is what one run of a process took, in milliseconds.
+type spent struct{ took, processor float64 }
+
+// spend runs a command of this kind to its end and reads its answer.
+func spend(b *testing.B, of *exec.Cmd) spent {
+	b.Helper()
+	c := exec.Command(of.Path, of.Args[1:]...)
+	began := time.Now()
+	out, err := c.Output()
+	took := time.Since(began)
+	require.NoError(b, err, string(out))
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return spent{ms(took), ms(c.ProcessState.UserTime() + c.ProcessState.SystemTime())}
 }

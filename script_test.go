@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 //	zookeeper [stop|start|wipe]   start a ZooKeeper of the script's own, or do that with it; $ZK is its address
 //	node [-e] PATH [DATA]         create a node and its parents; -e: an ephemeral one of a session that stays
 //	rmnode PATH                   delete a node
+//	lock PATH                     let only a user who is not there read or change a node
 //	service NAME                  start a web server; $NAME is its address, $NAME_PORT its port
 //	health NAME up|down           what its /health answers
 //	haproxy COMMAND...            send a command to the HAProxy in $RUN, past the agent
@@ -76,6 +77,10 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"node":      func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).node(ts, args) },
 		"rmnode": func(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(stageOf(ts).client(ts).Delete(args[0], -1))
+		},
+		"lock": func(ts *testscript.TestScript, _ bool, args []string) {
+			_, err := stageOf(ts).client(ts).SetACL(args[0], zk.DigestACL(zk.PermAll, "somebody", "else"), -1)
+			ts.Check(err)
 		},
 		"service": func(ts *testscript.TestScript, _ bool, args []string) { stageOf(ts).service(ts, args[0]) },
 		"health": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -41,7 +41,7 @@ func TestRebootWithoutZooKeeper(t *testing.T) {
 	load := clitest.StartLoad(w.url(), 100)
 	st := w.status()
 	require.NotNil(t, st.Services[0].FromDisk)
-	require.Len(t, st.Stale, 1)
+	require.Len(t, st.Stale, 2, "the set, and the overrides")
 	require.Equal(t, 1, strings.Count(w.agent.Log(), "serving the last known set from disk"))
 	out, code := w.run("status", "-c", w.agentFile)
 	require.Equal(t, 0, code, out)

@@ -81,6 +81,7 @@ type AgentEvidence struct {
 	Quarantine string      `json:"quarantine,omitempty"`  // HAProxy's words, where it refused what the registration asks for
 
 	Override *OverrideEvidence `json:"override,omitempty"`
+	Unheard  string            `json:"overrides_unheard,omitempty"` // why it is not known whether there is another one
 
 	Backend     string            `json:"backend,omitempty"`
 	NoHAProxy   string            `json:"no_haproxy,omitempty"` // why no HAProxy is asked and told

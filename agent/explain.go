@@ -394,6 +394,10 @@ func (x *explainer) inForce(a *AgentEvidence) {
 
 func (x *explainer) overridden(a *AgentEvidence) {
 	o := a.Override
+	if o == nil && a.Unheard != "" {
+		x.step(stationOverride, Unknown, "none is known; "+plain(a.Unheard))
+		return
+	}
 	if o == nil {
 		x.step(stationOverride, Yes, "none")
 		return

@@ -276,6 +276,9 @@ func situations() []struct {
 		{"from disk", with(noZooKeeper, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			a.Heard, a.FromDisk = false, ptr(before(7*time.Minute))
 		})},
+		{"overrides cannot be read", with(func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+			a.Unheard = "overrides at /myelin/overrides: nothing heard from the registry yet; there were none 5m0s ago"
+		})},
 		{"nothing heard yet", with(noZooKeeper, unserved, func(_ *Evidence, a *AgentEvidence, st *ServerStatus) {
 			a.Heard, a.Known, a.Active, a.Nodes, a.InForce = false, false, false, nil, 0
 			st.Wanted = "unknown"

@@ -130,6 +130,9 @@ func (ins *inspection) basics(a *Agent, g *generation) {
 		Shadow: a.book != nil, SetHeld: v.held, Port: v.service.BackendPortOverride, Backend: b.name, Gate: b.gate,
 		Reload: g.file.status().Pending, NeedsReload: g.file.ladder.of(b.name).short,
 	}
+	if g.overrides != nil {
+		e.Unheard = g.overrides.unheard(ins.now)
+	}
 	if d.Path != "" {
 		e.Ensemble = a.sessions.Name(d.ZooKeeper)
 	}

@@ -158,8 +158,10 @@ func (r *reconciler) nextTask() (time.Time, bool) {
 	if len(r.cut) > 0 {
 		by(time.Now())
 	}
-	for _, m := range r.manual {
-		by(m.until)
+	for k, m := range r.manual {
+		if _, there := w.backends[k.Backend]; there { // one that is not is not looked at before all are
+			by(m.until)
+		}
 	}
 	for _, b := range w.backends {
 		if r.emptied(b) {

@@ -54,8 +54,10 @@ type ServerStatus struct {
 
 	Override         string `json:"override"` // name of the override's node that counts for it; empty: none
 	OverrideRevision int32  `json:"override_revision"`
-	Foreign          string `json:"foreign"` // what somebody else changed or made; empty: nothing
-	Error            string `json:"error,omitempty"`
+	// OverrideCreated tells overrides apart that were removed and made anew: their revisions begin again.
+	OverrideCreated *time.Time `json:"override_created,omitempty"`
+	Foreign         string     `json:"foreign"` // what somebody else changed or made; empty: nothing
+	Error           string     `json:"error,omitempty"`
 }
 
 // BadInstanceError says that what was asked for is no HOST:PORT.
@@ -347,7 +349,7 @@ func (m aim) status(socket string, w *haproxy.Server, l *haproxy.Live, now time.
 			s.Wanted, s.WeightWanted = w.Admin.String(), w.Weight
 		}
 		if o := m.backend.overrides[w.Name]; o != nil {
-			s.Override, s.OverrideRevision = o.Node, o.Revision
+			s.Override, s.OverrideRevision, s.OverrideCreated = o.Node, o.Revision, &o.Created
 		}
 	}
 	if l != nil {

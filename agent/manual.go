@@ -289,8 +289,15 @@ type keptChange struct {
 func (r *reconciler) recallManual(id haproxy.Identity) {
 	r.manual, r.unsure = map[haproxy.Key]manual{}, map[haproxy.Key]attempt{}
 	r.manualKept = nil
+	defer func() {
+		for k, m := range r.manual { // the configuration before may have said another time
+			m.until = m.since.Add(max(r.manualFor, 0))
+			r.manual[k] = m
+		}
+	}()
 	if r.before != nil && r.before.identity == id {
 		maps.Copy(r.manual, r.before.manual)
+		r.manualKept = maps.Clone(r.before.manual)
 		return
 	}
 	if r.manualFile == "" {
@@ -307,6 +314,7 @@ func (r *reconciler) recallManual(id haproxy.Identity) {
 	for _, c := range kept.Changes {
 		r.manual[haproxy.Key{Backend: c.Backend, Server: c.Server}] = manual{c.What, c.Since, c.Until, c.Address, c.Admin, c.Weight}
 	}
+	r.manualKept = maps.Clone(r.manual) // what is dropped of it now is not to be found there again
 }
 
 // checkManual drops what was taken up of servers that are not as they were: nobody knows who changed them.

@@ -266,14 +266,16 @@ func (o *overrides) nextEnded(ended map[string]time.Time, now time.Time) (first 
 // awaited tells whether the registry is still to be heard of.
 func (o *overrides) awaited() bool { return o.source != nil && !o.state().heard }
 
-// unheard says what is used because the registry has not been heard of; empty: nothing is.
+// unheard says that the registry has not been heard of, and what is used instead; empty: it has been.
 func (o *overrides) unheard(now time.Time) string {
 	st := o.state()
 	switch {
-	case !o.awaited() || !st.stored.IsZero() && len(st.inForce(now)) == 0:
+	case !o.awaited():
 		return ""
 	case st.stored.IsZero():
 		return fmt.Sprintf("overrides at %s: nothing heard from the registry yet", o.path)
+	case len(st.inForce(now)) == 0:
+		return fmt.Sprintf("overrides at %s: nothing heard from the registry yet; there were none %s ago", o.path, since(now, st.stored).Round(time.Second))
 	}
 	return fmt.Sprintf("overrides at %s: nothing heard from the registry yet; as they were %s ago", o.path, since(now, st.stored).Round(time.Second))
 }

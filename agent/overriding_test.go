@@ -17,6 +17,7 @@ import (
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
 	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
+	"github.com/myelin-sd/myelin/haproxy"
 	"github.com/myelin-sd/myelin/haproxy/haproxytest"
 	"github.com/myelin-sd/myelin/journal"
 )
@@ -546,4 +547,46 @@ func TestEndedIsNotTheNext(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, removed, "it is what it was")
 	require.Empty(t, people.all())
+}
+
+// TestManualChangesAreKeptAsTheyAre: what is not respected any more is not on the disk either, where the next process of
+// the agent would take it up; and how long it is respected is what the configuration says now.
+func TestManualChangesAreKeptAsTheyAre(t *testing.T) {
+	id := haproxy.Identity{Pid: 7}
+	file := filepath.Join(t.TempDir(), "manual.json")
+	made := func(respect time.Duration) *reconciler {
+		return &reconciler{manualFile: file, identity: id, manualFor: respect, log: quiet()}
+	}
+	k := haproxy.Key{Backend: "svc", Server: "a"}
+	seen := time.Now().Add(-10 * time.Minute).Truncate(time.Second)
+	r := made(time.Hour)
+	r.recallManual(id)
+	r.manual[k] = manual{what: "state drain, was ready", since: seen, until: seen.Add(time.Hour), admin: haproxy.Drain, weight: 1}
+	r.keepManual()
+
+	r = made(20 * time.Minute)
+	r.recallManual(id)
+	require.Len(t, r.manual, 1)
+	require.WithinDuration(t, seen.Add(20*time.Minute), r.manual[k].until, 0)
+	again := made(0)
+	again.before = r.memory()
+	again.recallManual(id)
+	require.WithinDuration(t, seen, again.manual[k].until, 0, "it is over")
+
+	r.actual = haproxy.State{"svc": {{Name: "a", Admin: haproxy.Ready, Weight: 1}}} // somebody has put it back
+	r.checkManual()
+	r.keepManual()
+	r = made(time.Hour)
+	r.recallManual(id)
+	require.Empty(t, r.manual)
+}
+
+// TestManualChangeOfNoService: a service that is not for HAProxy any more (the registry's configuration may say so) is no
+// work that is due for ever.
+func TestManualChangeOfNoService(t *testing.T) {
+	r := &reconciler{wanted: func() *wanted { return &wanted{} }, manual: map[haproxy.Key]manual{
+		{Backend: "gone", Server: "a"}: {until: time.Now().Add(-time.Minute)},
+	}}
+	_, due := r.nextTask()
+	require.False(t, due)
 }

@@ -21,7 +21,8 @@ type awaited struct {
 	instance discovery.Endpoint
 	node     string // of the override that counts for it; empty: it is as registered
 	revision int32
-	ends     bool // its sessions are to end
+	ends     bool      // its sessions are to end
+	created  time.Time // of the override: one that was removed and made anew begins with the same revision
 }
 
 // expect notes what agents have to tell before the deed is in force. Instances with a narrower override of their own
@@ -51,7 +52,7 @@ func (d *deed) expectOne(of discovery.ServiceOverrides, service string, e discov
 		if o.Target.Narrowness() > d.override.Target.Narrowness() {
 			return
 		}
-		w.node, w.revision = o.Node, o.Revision
+		w.node, w.revision, w.created = o.Node, o.Revision, o.Created
 		w.ends = o.Action == discovery.ActionDrain || o.Action == discovery.ActionMaint
 	}
 	d.awaited = append(d.awaited, w)
@@ -66,13 +67,17 @@ const (
 // lacks says what is missing until a server is as it is to be; empty: nothing.
 func (w awaited) lacks(s agent.ServerStatus) string {
 	switch {
-	case s.Admin == absentServer && (s.Wanted == absentServer || s.Wanted == unknownServer):
+	case s.Admin == absentServer && s.Wanted == absentServer:
 		return ""
+	case s.Admin == absentServer && s.Wanted == unknownServer: // it may join in a moment, and not as the override says
+		return "the agent has heard nothing of the service yet"
+	case s.Wanted == unknownServer && s.Foreign != "" && s.Error == "":
+		return "the agent leaves it alone: " + printable(s.Foreign)
 	case s.Error != "":
 		return "HAProxy does not tell: " + printable(s.Error)
 	case s.Admin == unknownServer:
 		return "HAProxy does not tell"
-	case w.node != "" && (s.Override != w.node || s.OverrideRevision < w.revision):
+	case w.node != "" && (s.Override != w.node || s.OverrideRevision < w.revision || s.OverrideCreated != nil && s.OverrideCreated.Before(w.created)):
 		return "the agent has not heard of it yet"
 	case w.node == "" && s.Override != "":
 		return "the agent has not heard of its end yet"
@@ -189,6 +194,11 @@ func (a *app) await(ctx context.Context, all []awaited, agents []agentAddress) *
 			pending = pending || !p.given && (p.err != nil || len(p.waiting) > 0)
 		}
 		if ctx.Err() != nil { // this round is not whole
+			var stop stopSignal
+			if last.agents == 0 && len(last.missing) == 0 && !errors.As(context.Cause(ctx), &stop) { // it is all there is
+				out.count(peers)
+				last = out
+			}
 			return last.ended(ctx)
 		}
 		out.count(peers)
@@ -245,7 +255,7 @@ func (p *peer) lookAt(ctx context.Context, service string, of []awaited) (settle
 		for _, s := range servers {
 			if why := w.lacks(s); why != "" {
 				p.waiting = append(p.waiting, lacking{w, s, why})
-			} else {
+			} else if s.Admin != absentServer {
 				settled++
 			}
 		}

@@ -26,10 +26,11 @@ func drained(sessions int) agent.ServerStatus {
 }
 
 func TestLacks(t *testing.T) {
-	drain := awaited{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}
+	made := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	drain := awaited{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true, made}
 	other := drain
 	other.ends = false
-	none := awaited{"web", endpoint(t, "10.0.0.1:80"), "", 0, false}
+	none := awaited{"web", endpoint(t, "10.0.0.1:80"), "", 0, false, time.Time{}}
 	with := func(change func(*agent.ServerStatus)) agent.ServerStatus {
 		s := drained(0)
 		change(&s)
@@ -46,7 +47,13 @@ func TestLacks(t *testing.T) {
 		{"", other, drained(7)},
 		{"HAProxy does not tell its sessions", drain, drained(-1)},
 		{"", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override, s.Sessions = "absent", "absent", "", -1 })},
-		{"", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override, s.Sessions = "absent", "unknown", "", -1 })},
+		{"the agent has heard nothing of the service yet", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override, s.Sessions = "absent", "unknown", "", -1 })},
+		{"the agent leaves it alone: written by hand", drain, with(func(s *agent.ServerStatus) { s.Wanted, s.Override, s.Foreign = "unknown", "", "written by hand" })},
+		{"the agent has not heard of it yet", drain, with(func(s *agent.ServerStatus) {
+			before := made.Add(-time.Second)
+			s.OverrideRevision, s.OverrideCreated = 5, &before
+		})},
+		{"", drain, with(func(s *agent.ServerStatus) { s.OverrideCreated = &made })},
 		{"the agent has not heard of it yet", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Wanted, s.Override = "absent", "ready", "" })},
 		{"absent yet, and not drain", drain, with(func(s *agent.ServerStatus) { s.Admin = "absent" })},
 		{"HAProxy does not tell: refused", drain, with(func(s *agent.ServerStatus) { s.Admin, s.Error = "unknown", "refused" })},
@@ -132,7 +139,7 @@ func refused(t *testing.T) string {
 
 // TestAwait: it returns when all agents have applied it and the last session has ended, and not before.
 func TestAwait(t *testing.T) {
-	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
+	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true, time.Time{}}}
 	slow := newFakeAgent(t, []agent.ServerStatus{{Admin: "ready", Wanted: "ready"}}, []agent.ServerStatus{drained(2), drained(0)}, []agent.ServerStatus{drained(0), drained(0)})
 	other := newFakeAgent(t, []agent.ServerStatus{drained(0)})
 	without := newFakeAgent(t, nil)
@@ -151,7 +158,7 @@ func TestAwaitTogether(t *testing.T) {
 	var all []awaited
 	var servers []agent.ServerStatus
 	for _, host := range strings.Fields("10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7 10.0.0.8 web.example.com") {
-		all = append(all, awaited{"web", endpoint(t, host+":80"), "web,*", 0, true})
+		all = append(all, awaited{"web", endpoint(t, host+":80"), "web,*", 0, true, time.Time{}})
 		s := drained(0)
 		s.Address, s.Override = host+":80", "web,*"
 		servers = append(servers, s)
@@ -168,7 +175,7 @@ func TestAwaitTogether(t *testing.T) {
 
 // TestAwaitUnconfirmed: what is missing is said, with an exit code of its own.
 func TestAwaitUnconfirmed(t *testing.T) {
-	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
+	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true, time.Time{}}}
 	short, cancel := context.WithTimeoutCause(context.Background(), 700*time.Millisecond, &overtime{700 * time.Millisecond})
 	defer cancel()
 	busy := newFakeAgent(t, []agent.ServerStatus{drained(2)})
@@ -190,16 +197,31 @@ func TestAwaitUnconfirmed(t *testing.T) {
 	require.Equal(t, exitUnconfirmed, exitCode(out.err))
 	require.ErrorContains(t, out.err, "there is no agent that could be asked")
 
+	silent := make(chan struct{})
+	hung := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silent }))
+	defer hung.Close()
+	defer close(silent)
+	brief, cancel := context.WithTimeoutCause(context.Background(), 300*time.Millisecond, &overtime{300 * time.Millisecond})
+	defer cancel()
+	out, _ = awaiting(t, brief, all, agentAddress{strings.TrimPrefix(hung.URL, "http://"), false})
+	require.Equal(t, exitUnconfirmed, exitCode(out.err))
+	require.ErrorContains(t, out.err, strings.TrimPrefix(hung.URL, "http://")+" cannot be asked", "who it was that did not answer is said, though time was over in the first round")
+
+	absent := newFakeAgent(t, []agent.ServerStatus{{Admin: "absent", Wanted: "absent"}})
+	out, _ = awaiting(t, long, all, agentAddress{absent.address, false})
+	require.NoError(t, out.err)
+	require.Equal(t, "confirmed by 1 agent for 0 servers", out.confirmed(), "it has none")
+
 	old := httptest.NewServer(http.NotFoundHandler())
 	defer old.Close()
 	out, _ = awaiting(t, long, all, agentAddress{strings.TrimPrefix(old.URL, "http://"), false})
 	require.Equal(t, exitUnconfirmed, exitCode(out.err))
-	require.ErrorContains(t, out.err, "404 Not Found; is it a myelin agent of this version?")
+	require.ErrorContains(t, out.err, "404 Not Found; is it a myelin agent or registrar of this version?")
 }
 
 // TestAwaitStopped: a signal ends the waiting, not the override.
 func TestAwaitStopped(t *testing.T) {
-	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true}}
+	all := []awaited{{"web", endpoint(t, "10.0.0.1:80"), "web,10.0.0.1,80", 3, true, time.Time{}}}
 	f := newFakeAgent(t, []agent.ServerStatus{drained(2)})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f.mu.Lock()
@@ -223,4 +245,9 @@ func TestTeller(t *testing.T) {
 	tell.say(o)
 	tell.say(o)
 	require.Equal(t, "waiting: 2 servers done; web 10.0.0.1:80: 2 sessions\n", errs.String())
+}
+
+// TestPages: http_proxy in an operator's shell is for the world outside; agents on other hosts are asked straight.
+func TestPages(t *testing.T) {
+	require.Nil(t, pages().Transport.(*http.Transport).Proxy)
 }

@@ -150,7 +150,7 @@ func (p *packing) add(name string, data []byte) error {
 
 // lack notes what is missing.
 func (p *packing) lack(what string, why error) error {
-	p.missing = append(p.missing, [2]string{what, p.scrub.Replace(strings.Join(strings.Fields(why.Error()), " "))})
+	p.missing = append(p.missing, [2]string{what, p.scrub.Replace(config.RedactAddresses(strings.Join(strings.Fields(why.Error()), " ")))})
 	return nil
 }
 

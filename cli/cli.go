@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,9 @@ type app struct {
 	stops stops
 
 	latest atomic.Pointer[zookeeper.Session] // the session that was opened last; nil: none
+
+	collector sync.Once // around setting collected
+	collected int       // how often the collector of garbage ran before answerFast, in percent; 0: it runs as it did
 }
 
 // codeError carries an exit code other than 1.
@@ -71,6 +75,7 @@ func Main(args []string, out, errs io.Writer) int {
 	a := &app{out: screenOf(out, os.LookupEnv), errs: errs, env: os.LookupEnv, args: args}
 	ctx, stop := a.stops.catch()
 	defer stop()
+	defer a.collectAgain()
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

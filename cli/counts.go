@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"path"
 	"runtime/debug"
 	"slices"
@@ -18,6 +19,7 @@ import (
 type counter struct {
 	decoder discovery.AnyDecoder
 	counts  map[string]*counts
+	closed  map[string]error // what could not be read, and why
 }
 
 // counts are those of one folder.
@@ -26,7 +28,20 @@ type counts struct {
 	service             bool // a child registers
 }
 
-func newCounter() *counter { return &counter{counts: map[string]*counts{}} }
+func newCounter() *counter { return &counter{counts: map[string]*counts{}, closed: map[string]error{}} }
+
+// unread takes in that a node could not be read, nor what lies below it.
+func (c *counter) unread(p string, err error) { c.closed[p] = err }
+
+// rejectClosed counts those that could not be read among registrations as rejected ones, and leaves the rest.
+func (c *counter) rejectClosed() {
+	for p := range c.closed {
+		if dir := c.counts[path.Dir(p)]; dir != nil && dir.service {
+			dir.rejected++
+			delete(c.closed, p)
+		}
+	}
+}
 
 func (c *counter) at(dir string) *counts {
 	if c.counts[dir] == nil {
@@ -49,11 +64,15 @@ func (c *counter) node(dir string, n zookeeper.Node) {
 
 // services are the folders with registrations below a root, sorted by path.
 func (c *counter) services(root string) (infos []serviceInfo) {
+	name := func(p string) string { return cmp.Or(strings.TrimPrefix(strings.TrimPrefix(p, root), "/"), p) }
+	c.rejectClosed()
 	for p, at := range c.counts {
 		if at.service {
-			name := strings.TrimPrefix(strings.TrimPrefix(p, root), "/")
-			infos = append(infos, serviceInfo{Service: cmp.Or(name, p), Path: p, Instances: at.instances, Rejected: at.rejected})
+			infos = append(infos, serviceInfo{Service: name(p), Path: p, Instances: at.instances, Rejected: at.rejected})
 		}
+	}
+	for p, err := range c.closed {
+		infos = append(infos, serviceInfo{Service: name(p), Path: p, Unread: err.Error()})
 	}
 	slices.SortFunc(infos, func(a, b serviceInfo) int { return strings.Compare(a.Path, b.Path) })
 	return infos
@@ -63,10 +82,13 @@ func (c *counter) services(root string) (infos []serviceInfo) {
 func countBelow(ctx context.Context, s *zookeeper.Session, root string, heard func(nodes int)) ([]serviceInfo, error) {
 	c := newCounter()
 	err := s.Walk(ctx, []string{root}, zookeeper.Walk{
-		Node: c.node, Moved: heard, Enter: func(dir string) bool { return !c.at(dir).service },
+		Node: c.node, Moved: heard, Enter: func(dir string) bool { return !c.at(dir).service }, Unread: c.unread,
 	})
 	if err != nil {
 		return nil, noSuchPath(ctx, s, root, err)
+	}
+	if err := c.closed[cleanPath(root)]; err != nil {
+		return nil, fmt.Errorf("read %s: %w", root, err)
 	}
 	return c.services(path.Clean(root)), nil
 }
@@ -100,10 +122,17 @@ func (a *app) countFile(ctx context.Context, r registry) ([]serviceInfo, error) 
 			c, missing := newCounter(), map[string]bool{}
 			err := s.Walk(ctx, paths, zookeeper.Walk{
 				Node: c.node, Moved: heard, Absent: func(p string) { missing[p] = true }, Enter: func(string) bool { return false },
+				Unread: c.unread,
 			})
+			c.rejectClosed()
 			for _, i := range here {
 				p := path.Clean(infos[i].Path)
 				infos[i].Instances, infos[i].Rejected, infos[i].Missing = c.at(p).instances, c.at(p).rejected, missing[p]
+				for closed, err := range c.closed {
+					if closed == p || path.Dir(closed) == p {
+						infos[i].Unread = err.Error()
+					}
+				}
 			}
 			return err
 		}, nil)
@@ -140,11 +169,16 @@ func (a *app) watching(s *zookeeper.Session) (done func()) {
 }
 
 // answerFast has the collector of garbage stay out of the way of a command that answers and ends, unless the environment
-// says how often it is to run. The function that it returns undoes that.
-func (a *app) answerFast() (undo func()) {
-	if _, set := a.env("GOGC"); set {
-		return func() {}
+// says how often it is to run. It may be called more than once; collectAgain undoes it.
+func (a *app) answerFast() {
+	if _, set := a.env("GOGC"); !set {
+		a.collector.Do(func() { a.collected = debug.SetGCPercent(800) })
 	}
-	before := debug.SetGCPercent(800)
-	return func() { debug.SetGCPercent(before) }
+}
+
+// collectAgain has the collector run as it did before answerFast: for those who call Main and go on.
+func (a *app) collectAgain() {
+	if a.collected != 0 {
+		debug.SetGCPercent(a.collected)
+	}
 }

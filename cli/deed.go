@@ -137,7 +137,7 @@ func widest(known standing, t discovery.Target, now time.Time) *discovery.Overri
 
 // narrower are the overrides that go before one of t for some instances.
 func narrower(known standing, t discovery.Target, now time.Time) (out []discovery.Override) {
-	all := inForce(known.overrides, now, func(discovery.Target) bool { return false })
+	all := inForce(known.overrides, now, noTarget)
 	for _, o := range all {
 		counts := slices.ContainsFunc(known.services, func(s serving) bool {
 			return slices.ContainsFunc(s.instances, func(e discovery.Endpoint) bool {
@@ -154,7 +154,7 @@ func narrower(known standing, t discovery.Target, now time.Time) (out []discover
 // after are the overrides that count when the deed is done.
 func (d *deed) after(known standing, now time.Time) discovery.Overrides {
 	if d.does == doesNothing {
-		return inForce(known.overrides, now, func(discovery.Target) bool { return false })
+		return inForce(known.overrides, now, noTarget)
 	}
 	all := inForce(known.overrides, now, func(t discovery.Target) bool { return t == d.override.Target })
 	if d.does == doesStore {
@@ -165,21 +165,27 @@ func (d *deed) after(known standing, now time.Time) discovery.Overrides {
 
 // spared refuses what would leave a service without any instance in rotation that has one now.
 func (in intent) spared(known standing, d deed, now time.Time) error {
-	before := inForce(known.overrides, now, func(discovery.Target) bool { return false })
-	after := d.after(known, now)
-	var bare []string
-	for _, s := range known.services {
-		was, is := inRotation(before, s, now), inRotation(after, s, now)
-		if was > 0 && is == 0 {
-			bare = append(bare, fmt.Sprintf("%s (%d of %d in rotation now)", printable(s.service), was, len(s.instances)))
-		}
-	}
+	bare := leavesBare(known, inForce(known.overrides, now, noTarget), d.after(known, now), now)
 	if len(bare) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%s of %s would leave no instance in rotation of %s; nothing was changed; --force does it all the same",
 		in.action, shown(in.target), listed(bare, 5))
 }
+
+// leavesBare lists the services that have instances in rotation with the overrides of before, and none with those of after.
+func leavesBare(known standing, before, after discovery.Overrides, now time.Time) (bare []string) {
+	for _, s := range known.services {
+		was, is := inRotation(before, s, now), inRotation(after, s, now)
+		if was > 0 && is == 0 {
+			bare = append(bare, fmt.Sprintf("%s (%d of %d in rotation now)", printable(s.service), was, len(s.instances)))
+		}
+	}
+	return bare
+}
+
+// noTarget has inForce leave none out.
+func noTarget(discovery.Target) bool { return false }
 
 func inRotation(all discovery.Overrides, s serving, now time.Time) (n int) {
 	of := all.Of(s.service, now)

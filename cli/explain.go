@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,12 +104,16 @@ type findings struct {
 	agent    *agent.AgentEvidence
 	summary  *agent.Summary
 	agentErr error
+	diskErr  error // why what is on disk could not be read; nil: it was, or there is nothing
 	sources  []origin
 }
 
 // instance explains one instance.
 func (q *inquiry) instance(ctx context.Context, instance string) error {
 	f := q.ask(ctx, instance)
+	if err := stopped(ctx); err != nil {
+		return err
+	}
 	e := agent.Evidence{Service: q.name, Instance: instance, Registry: f.registry, Agent: f.agent}
 	if f.zkErr != nil {
 		e.RegistryError = f.zkErr.Error()
@@ -131,6 +136,9 @@ func (q *inquiry) instance(ctx context.Context, instance string) error {
 // service explains a service.
 func (q *inquiry) service(ctx context.Context) error {
 	f := q.ask(ctx, "")
+	if err := stopped(ctx); err != nil {
+		return err
+	}
 	if err := q.unknownService(f); err != nil {
 		return err
 	}
@@ -381,7 +389,7 @@ func (q *inquiry) readDisk(f *findings, instance string) {
 	snap, kept, err := agent.LoadKept(dir, q.name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			f.zkErr = errors.Join(f.zkErr, err)
+			f.diskErr = err
 		}
 		return
 	}
@@ -406,6 +414,9 @@ func (f findings) silent() (out []string) {
 	if f.agentErr != nil && !errors.As(f.agentErr, &unknown) {
 		out = append(out, "agent: "+inLine(f.agentErr))
 	}
+	if f.diskErr != nil {
+		out = append(out, "disk: "+inLine(f.diskErr))
+	}
 	return out
 }
 
@@ -423,10 +434,11 @@ func (q *inquiry) unknownService(f findings) error {
 	case notHere:
 		return unknown
 	case f.zkErr != nil && f.registry == nil:
+		disk := cmp.Or(f.diskErr, errors.New("nothing of it is on disk"))
 		if len(q.zk.Hosts) == 0 {
-			return usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE; %w; nothing of it is on disk", f.agentErr)
+			return usage("which ZooKeeper? give it with --zookeeper HOSTS, MYELIN_ZOOKEEPER or -c FILE; %w; %w", f.agentErr, disk)
 		}
-		return fmt.Errorf("%w; %w; nothing of it is on disk", f.zkErr, f.agentErr)
+		return fmt.Errorf("%w; %w; %w", f.zkErr, f.agentErr, disk)
 	}
 	return nil
 }

@@ -176,10 +176,13 @@ func walkFor(c *fsck.Checker, roots []string, moved func(int)) zookeeper.Walk {
 		Folder: func(f zookeeper.Folder) {
 			c.Folder(fsck.Folder{Node: nodeAt(f.Path, f.Node), Root: slices.Contains(roots, f.Path), Names: f.Names, NameBytes: f.NameBytes})
 		},
-		Node:   func(dir string, n zookeeper.Node) { c.Node(dir, nodeAt(path.Join(dir, n.Name), n)) },
+		Node:   func(dir string, n zookeeper.Node) { c.Node(dir, nodeAt(childPath(dir, n.Name), n)) },
 		Unread: func(path string, err error) { c.Unread(path, err.Error()) },
 	}
 }
+
+// childPath is path.Join for a folder's path and a child's name as a walk tells them: both are clean.
+func childPath(dir, name string) string { return strings.TrimSuffix(dir, "/") + "/" + name }
 
 func nodeAt(path string, n zookeeper.Node) fsck.Node {
 	return fsck.Node{

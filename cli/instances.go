@@ -46,11 +46,11 @@ func (a *app) instancesCommand() *cobra.Command {
 }
 
 // instancesOf asks for the registrations of a service, by its name or its path.
-func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
+func (a *app) instancesOf(r registry, name string) question[[]*nodeInfo] {
 	path, zk := r.path(name)
-	return question[[]nodeInfo]{
+	return question[[]*nodeInfo]{
 		hosts: zk.Hosts,
-		zookeeper: func(ctx context.Context) (infos []nodeInfo, err error) {
+		zookeeper: func(ctx context.Context) (infos []*nodeInfo, err error) {
 			err = a.ask(ctx, zk, func(ctx context.Context, s *zookeeper.Session) error {
 				read := a.watching(s)
 				infos, err = snapshot(ctx, s, name, path)
@@ -62,7 +62,7 @@ func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
 			})
 			return infos, err
 		},
-		agent: func(ctx context.Context, address string) ([]nodeInfo, time.Time, error) {
+		agent: func(ctx context.Context, address string) ([]*nodeInfo, time.Time, error) {
 			service, err := agentService(ctx, address, name)
 			if err != nil {
 				return nil, time.Time{}, err
@@ -76,7 +76,7 @@ func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
 			}
 			return nodesOfListing(l), l.AsOf, nil
 		},
-		disk: func(stateDir string) ([]nodeInfo, time.Time, error) {
+		disk: func(stateDir string) ([]*nodeInfo, time.Time, error) {
 			l, err := agent.KeptListing(stateDir, name)
 			return nodesOfListing(l), l.AsOf, err
 		},
@@ -84,10 +84,10 @@ func (a *app) instancesOf(r registry, name string) question[[]nodeInfo] {
 }
 
 // nodesOfListing are the instances of an agent's, or a kept, list.
-func nodesOfListing(l agent.Listing) []nodeInfo {
-	infos := make([]nodeInfo, len(l.Instances))
+func nodesOfListing(l agent.Listing) []*nodeInfo {
+	infos := make([]*nodeInfo, len(l.Instances))
 	for i, in := range l.Instances {
-		infos[i] = nodeInfo{
+		infos[i] = &nodeInfo{
 			Service: in.Service, Node: in.Node, Host: in.Host, Port: in.Port, Name: in.Name, Weight: in.Weight, Labels: in.Labels,
 			Session: in.Session, Created: in.Created, Modified: in.Modified, State: in.State, Reason: in.Reason, options: in.Options,
 		}
@@ -124,13 +124,9 @@ func noSuchService(ctx context.Context, s *zookeeper.Session, r registry, name, 
 	return noSuchPath(ctx, s, path, zookeeper.ErrNoPath)
 }
 
-func (a *app) printInstances(infos []nodeInfo) error {
+func (a *app) printInstances(infos []*nodeInfo) error {
 	if a.output == "json" {
-		text, err := nodesJSON(infos)
-		if err == nil {
-			_, err = a.out.Write(text)
-		}
-		return err
+		return writeNodes(a.out, infos)
 	}
 	now := time.Now()
 	columns := []string{"ADDRESS", "NAME", "WEIGHT", "ZONE", "AGE", "SESSION", "LABELS", "STATE"}
@@ -139,8 +135,7 @@ func (a *app) printInstances(infos []nodeInfo) error {
 	}
 	t, texts := newTable(a.out, columns...), labelTexts{}
 	t.expect(len(infos))
-	for n := range infos {
-		i := &infos[n]
+	for _, i := range infos {
 		address, name, weight, state := "-", i.Name, "-", i.State
 		if i.State == "rejected" {
 			state += ": " + i.Reason

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"reflect"
 	"strconv"
 	"time"
@@ -11,26 +12,37 @@ import (
 // nodeWriter writes what instances finds as printJSON would, and several times as fast, which shows with ten thousand of
 // them: encoding/json encodes the labels of each again, though most share theirs, and indents all in a second pass.
 type nodeWriter struct {
-	b      []byte
+	b      []byte             // to be written
 	labels map[uintptr][]byte // as written already
 	err    error
 }
 
-// nodesJSON is the answer of instances in JSON, with a newline at the end.
-func nodesJSON(infos []nodeInfo) ([]byte, error) {
+// writeNodes writes the answer of instances in JSON, with a newline at the end.
+func writeNodes(out io.Writer, infos []*nodeInfo) error {
 	if len(infos) == 0 {
-		return []byte("[]\n"), nil
+		_, err := io.WriteString(out, "[]\n")
+		return err
 	}
-	w := nodeWriter{b: make([]byte, 0, 512*len(infos)), labels: map[uintptr][]byte{}}
-	for i := range infos {
+	w := nodeWriter{b: make([]byte, 0, pieceBytes+4096), labels: map[uintptr][]byte{}}
+	for i, info := range infos {
 		if i > 0 {
 			w.b = append(w.b, ',')
 		} else {
 			w.b = append(w.b, '[')
 		}
-		w.node(&infos[i])
+		w.node(info)
+		if w.err != nil {
+			return w.err
+		}
+		if len(w.b) >= pieceBytes {
+			if _, err := out.Write(w.b); err != nil {
+				return err
+			}
+			w.b = w.b[:0]
+		}
 	}
-	return append(w.b, "\n]\n"...), w.err
+	_, err := out.Write(append(w.b, "\n]\n"...))
+	return err
 }
 
 func (w *nodeWriter) node(i *nodeInfo) {

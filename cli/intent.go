@@ -395,6 +395,39 @@ func (a *app) carryOut(ctx context.Context, c *cobra.Command, in intent, where o
 	case err != nil:
 		return deed{}, e.explain(ctx, where.zk, limit, err)
 	}
+	if err := in.confirmSpared(ctx, s, where.path, known, d); err != nil {
+		return deed{}, e.explain(ctx, where.zk, limit, err)
+	}
 	d.expect(known, now)
 	return d, nil
+}
+
+// confirmSpared looks again when the deed is done: two operators who take out the last instances at a time have each
+// seen those of the other one in rotation. Then it takes the deed back, as the other one may do too, and says so.
+func (in intent) confirmSpared(ctx context.Context, s *zookeeper.Session, dir string, known standing, d deed) error {
+	if in.force || d.does == doesNothing {
+		return nil
+	}
+	overrides, err := s.Overrides(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("it is done, but not whether anything stays in rotation looked at again: %w", err)
+	}
+	now := time.Now()
+	refused := leavesBare(known, inForce(known.overrides, now, noTarget), inForce(overrides, now, noTarget), now)
+	if len(refused) == 0 {
+		return nil
+	}
+	switch {
+	case d.does == doesRemove:
+		_, err = s.PutOverride(ctx, dir, d.former.Override, zookeeper.NoOverride)
+	case d.former != nil && d.former.Problem == nil:
+		_, err = s.PutOverride(ctx, dir, d.former.Override, d.override.Revision)
+	default:
+		_, err = s.RemoveOverride(ctx, dir, d.override.Node, d.override.Revision)
+	}
+	told := fmt.Errorf("%s of %s, with what somebody else has stored at the same moment, leaves no instance in rotation of %s", in.action, shown(in.target), listed(refused, 5))
+	if err != nil {
+		return fmt.Errorf("%w, and could not be taken back: %w; see myelin overrides", told, err)
+	}
+	return fmt.Errorf("%w; it was taken back; see myelin overrides; --force does it all the same", told)
 }

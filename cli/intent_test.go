@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/myelin-sd/myelin/config"
 	"github.com/myelin-sd/myelin/discovery"
 	"github.com/myelin-sd/myelin/discovery/zookeeper"
+	"github.com/myelin-sd/myelin/discovery/zookeeper/zktest"
 )
 
 func TestParseTarget(t *testing.T) {
@@ -250,4 +254,44 @@ func TestMeant(t *testing.T) {
 	require.Equal(t, "; there are mail, web", meant("user-api", []string{"web", "mail", "web"}, "there are"))
 	require.Equal(t, "; there are a, b, c, d, e and 2 more", meant("zzz", strings.Fields("g f e d c b a"), "there are"))
 	require.Empty(t, meant("web", nil, "there are"))
+}
+
+// TestTwoOperators: two who take out the last two instances at a time have each seen the other one's in rotation. Who
+// looks last takes back what it did, also where that replaced something.
+func TestTwoOperators(t *testing.T) {
+	server := zktest.New(t)
+	a := &app{out: io.Discard, errs: io.Discard, timeout: time.Minute, env: func(string) (string, bool) { return "", false }}
+	zk := config.ZooKeeper{Hosts: []string{server.Addr()}}
+	at := func(host string) discovery.Target { return discovery.Target{Service: "web", Host: host, Port: 80} }
+	web := serving{service: "web", instances: []discovery.Endpoint{endpoint(t, "10.0.0.1:80"), endpoint(t, "10.0.0.2:80")}}
+	require.NoError(t, a.ask(t.Context(), zk, func(ctx context.Context, s *zookeeper.Session) error {
+		store := func(in intent, known standing) deed {
+			d, err := in.decide(known, time.Now())
+			require.NoError(t, err)
+			revision := zookeeper.NoOverride
+			if d.former != nil {
+				revision = d.former.Revision
+			}
+			d.override, err = s.PutOverride(ctx, "/o", d.override, revision)
+			require.NoError(t, err)
+			return d
+		}
+		known := standing{services: []serving{web}}
+		first := intent{action: discovery.ActionWeight, weight: 5, target: at("10.0.0.1")}
+		require.NoError(t, first.confirmSpared(ctx, s, "/o", known, store(first, known)))
+		var err error
+		known.overrides, err = s.Overrides(ctx, "/o")
+		require.NoError(t, err)
+
+		one, other := intent{action: discovery.ActionDrain, target: at("10.0.0.1")}, intent{action: discovery.ActionMaint, target: at("10.0.0.2")}
+		done, too := store(one, known), store(other, known)
+		require.ErrorContains(t, one.confirmSpared(ctx, s, "/o", known, done), "leaves no instance in rotation of web (2 of 2 in rotation now); it was taken back")
+		require.NoError(t, other.confirmSpared(ctx, s, "/o", known, too))
+		left, err := s.Overrides(ctx, "/o")
+		require.NoError(t, err)
+		require.Len(t, left, 2)
+		require.Equal(t, discovery.ActionWeight, left[0].Action, "what it had replaced is back")
+		require.Equal(t, discovery.ActionMaint, left[1].Action)
+		return nil
+	}))
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,13 +42,13 @@ func (a *app) askLong(
 	defer cancel()
 	silence := time.AfterFunc(a.timeout, cancel)
 	defer silence.Stop()
-	defer a.answerFast()()
+	a.answerFast()
 	p := a.progress()
 	err = question(asking, s, func(nodes int) { silence.Reset(a.timeout); p.say("%d nodes read", nodes) })
 	p.done()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return ctx.Err() // somebody has ended the command
+		return cmp.Or(stopped(ctx), ctx.Err()) // somebody has ended the command
 	case err != nil && asking.Err() != nil:
 		return notHeard(zk, s, a.timeout)
 	case err != nil || then == nil:

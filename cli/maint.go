@@ -99,6 +99,12 @@ func (a *app) enableCommand() *cobra.Command {
 		if err := client.EndMaintenance(ctx, args[0]); err != nil {
 			return err
 		}
+		if a.output == "json" {
+			return printJSON(a.out, struct {
+				Service     string `json:"service"`
+				Maintenance bool   `json:"maintenance"`
+			}{args[0], false})
+		}
 		fmt.Fprintf(a.out, "%s is not in maintenance; it is registered as soon as its checks have it up\n", args[0])
 		return nil
 	}
@@ -259,7 +265,7 @@ func (a *app) listMaintenance(ctx context.Context, client *control.Client) error
 		if !m.Until.IsZero() {
 			ends = "in " + age(m.Until, now)
 		}
-		t.row(m.Service, age(now, m.Since), ends, m.Author, m.Reason)
+		t.row(printable(m.Service), age(now, m.Since), ends, printable(m.Author), printable(m.Reason))
 	}
 	t.flush()
 	return nil

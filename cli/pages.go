@@ -20,6 +20,12 @@ type unknownError struct{ text string }
 
 func (e *unknownError) Error() string { return e.text }
 
+// pages is the client for the pages of agents and registrars: they are asked straight, though the operator's shell may
+// name a proxy for the world outside.
+func pages() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
 // page reads the first most bytes of what the process at address, HOST:PORT, answers at a path. Errors do not name the
 // address. What the process refuses is an error in its own words, printable ones; what it does not have is an
 // *unknownError. It blocks until ctx ends at the longest.
@@ -28,7 +34,7 @@ func page(ctx context.Context, address, path string, most int64) ([]byte, error)
 	if err != nil {
 		return nil, usage("address %q: %w", address, err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := pages().Do(req)
 	if err != nil {
 		if request, ok := errors.AsType[*url.Error](err); ok {
 			err = request.Err

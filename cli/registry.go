@@ -118,15 +118,17 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	asking, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	defer a.answerFast()()
+	a.answerFast()
 	began := time.Now()
-	err = question(ctx, s)
-	switch {
-	case err != nil && errors.Is(ctx.Err(), context.Canceled): // somebody has lost patience before
+	err = question(asking, s)
+	switch stop := stopped(ctx); {
+	case err != nil && stop != nil:
+		return stop
+	case err != nil && errors.Is(asking.Err(), context.Canceled): // somebody has lost patience before
 		return notHeard(zk, s, time.Since(began).Round(time.Millisecond))
-	case err != nil && ctx.Err() != nil:
+	case err != nil && asking.Err() != nil:
 		return notHeard(zk, s, a.timeout)
 	}
 	return err
@@ -152,19 +154,22 @@ type nodeInfo struct {
 
 // snapshot reads one path and decodes what lies in it: instances sorted as in a discovery.Snapshot, then what is rejected
 // by node.
-func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]nodeInfo, error) {
+func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) ([]*nodeInfo, error) {
 	var decoder discovery.AnyDecoder
-	var instances []discovery.Instance
+	var instances []nodeInfo
+	var order []place
 	var closed error
-	infos := []nodeInfo{}
+	var rejected []*nodeInfo
 	reject := func(r discovery.Rejection) {
-		infos = append(infos, nodeInfo{
+		rejected = append(rejected, &nodeInfo{
 			Service: service, Node: r.Node, Labels: orEmpty(nil), Session: sessionID(r.Session), Created: r.Created, Modified: r.Modified,
 			State: "rejected", Reason: r.Reason + ": " + r.Detail,
 		})
 	}
 	err := s.Walk(ctx, []string{from}, zookeeper.Walk{
-		Folder: func(f zookeeper.Folder) { instances = make([]discovery.Instance, 0, f.Names) },
+		Folder: func(f zookeeper.Folder) {
+			instances, order = make([]nodeInfo, 0, f.Names), make([]place, 0, f.Names)
+		},
 		Node: func(_ string, n zookeeper.Node) {
 			in, err := decoder.Decode(n.Name, n.Data)
 			if err != nil {
@@ -172,7 +177,8 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) (
 				return
 			}
 			in.Session, in.Created, in.Modified = n.Owner, n.Created, n.Modified
-			instances = append(instances, in)
+			order = append(order, place{in.Endpoint, len(instances)})
+			instances = append(instances, instanceInfo(service, &in))
 		},
 		Unread: func(p string, err error) {
 			if p == cleanPath(from) {
@@ -186,18 +192,25 @@ func snapshot(ctx context.Context, s *zookeeper.Session, service, from string) (
 	if err = cmp.Or(err, closed); err != nil {
 		return nil, err
 	}
-	order := make([]*discovery.Instance, len(instances)) // an Instance is large to move
-	for i := range instances {
-		order[i] = &instances[i]
-	}
-	slices.SortFunc(order, (*discovery.Instance).Compare)
-	rejected := infos
-	slices.SortFunc(rejected, func(a, b nodeInfo) int { return strings.Compare(a.Node, b.Node) })
-	infos = make([]nodeInfo, 0, len(instances)+len(rejected))
-	for _, in := range order {
-		infos = append(infos, instanceInfo(service, in))
+	slices.SortFunc(order, func(a, b place) int {
+		if c := a.endpoint.Compare(b.endpoint); c != 0 {
+			return c
+		}
+		one, other := &instances[a.at], &instances[b.at]
+		return cmp.Or(strings.Compare(one.Name, other.Name), strings.Compare(one.Node, other.Node))
+	})
+	slices.SortFunc(rejected, func(a, b *nodeInfo) int { return strings.Compare(a.Node, b.Node) })
+	infos := make([]*nodeInfo, 0, len(instances)+len(rejected))
+	for _, p := range order {
+		infos = append(infos, &instances[p.at])
 	}
 	return append(infos, rejected...), nil
+}
+
+// place is an instance as it is sorted, which is large to move, by what mostly decides.
+type place struct {
+	endpoint discovery.Endpoint
+	at       int // in the list
 }
 
 // cleanPath is a path as walks tell of it.
@@ -239,5 +252,5 @@ func sessionID(id int64) string {
 	if id == 0 {
 		return ""
 	}
-	return "0x" + strconv.FormatUint(uint64(id), 16)
+	return string(strconv.AppendUint(append(make([]byte, 0, 18), "0x"...), uint64(id), 16))
 }

@@ -2,13 +2,18 @@ package cli
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/myelin-sd/myelin/config"
+	"github.com/myelin-sd/myelin/discovery/zookeeper"
 )
 
 // command is an app with a file, as a command finds it.
@@ -133,4 +138,23 @@ func TestOwner(t *testing.T) {
 	require.Equal(t, me, owner(&config.Registrar{InstanceID: "i", Path: filepath.Join(dir, "x.toml")}), "wherever it is started from")
 	require.NotEqual(t, me, owner(&config.Registrar{InstanceID: "j", Path: "x.toml"}))
 	require.NotEqual(t, me, owner(&config.Registrar{InstanceID: "i", Path: "y.toml"}))
+}
+
+// TestInterrupted: whoever ends a question by hand is not told that ZooKeeper did not answer in time.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(stopSignal{syscall.SIGINT})
+	a := &app{out: io.Discard, errs: io.Discard, timeout: time.Minute, env: func(string) (string, bool) { return "", false }}
+	zk := config.ZooKeeper{Hosts: []string{refused(t)}}
+	wait := func(ctx context.Context, s *zookeeper.Session) error { _, err := s.Children(ctx, "/"); return err }
+	require.EqualError(t, a.ask(ctx, zk, wait), "stopped by signal: interrupt")
+	require.EqualError(t, a.askLong(ctx, zk, func(ctx context.Context, s *zookeeper.Session, _ func(int)) error { return wait(ctx, s) }, nil), "stopped by signal: interrupt")
+	for _, args := range [][]string{{"web"}, {"web", "10.0.0.1:80"}} {
+		q := &inquiry{a: a, name: "web", path: "/services/web", zk: zk, address: refused(t)}
+		err := q.service(ctx)
+		if len(args) == 2 {
+			err = q.instance(ctx, args[1])
+		}
+		require.EqualError(t, err, "stopped by signal: interrupt")
+	}
 }

@@ -121,6 +121,7 @@ type serviceInfo struct {
 	Instances int    `json:"instances"`
 	Rejected  int    `json:"rejected"`
 	Missing   bool   `json:"missing,omitempty"` // the path does not exist
+	Unread    string `json:"unread,omitempty"`  // why it, or all that lies in it, could not be read: the counts are not known
 }
 
 func (a *app) printServices(infos []serviceInfo) error {
@@ -136,7 +137,12 @@ func (a *app) printServices(infos []serviceInfo) error {
 		if i.Missing {
 			note = "the path does not exist"
 		}
-		t.row(i.Service, i.Path, i.Instances, i.Rejected, note)
+		var instances, rejected any = i.Instances, i.Rejected
+		if i.Unread != "" {
+			note = "not read: " + printable(i.Unread)
+			instances, rejected = "?", "?"
+		}
+		t.row(printable(i.Service), printable(i.Path), instances, rejected, note)
 	}
 	t.flush()
 	return nil

@@ -58,6 +58,15 @@ func (s *stops) catch() (context.Context, func()) {
 // instead has the signals after the first do f, and not end the process. f must not block.
 func (s *stops) instead(f func(os.Signal)) { s.later.Store(&f) }
 
+// stopped is the signal that ended ctx, as an error; nil: it was something else, or nothing.
+func stopped(ctx context.Context) error {
+	var stop stopSignal
+	if errors.As(context.Cause(ctx), &stop) {
+		return stop
+	}
+	return nil
+}
+
 // stoppedBy is the signal that ended ctx, or SIGTERM when something else did.
 func stoppedBy(ctx context.Context) os.Signal {
 	var stop stopSignal

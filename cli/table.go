@@ -11,18 +11,27 @@ import (
 	"unicode/utf8"
 )
 
-// table prints aligned columns, with the tints of its cells where out has colours. It keeps its cells in one list: an
-// answer may have ten thousand rows.
+// table prints aligned columns, with the tints of its cells where out has colours. It keeps the text of its cells in one
+// piece: an answer may have ten thousand rows.
 type table struct {
 	out    io.Writer
-	words  []string
-	tints  []tint
-	ends   []int // of the rows, in words
+	text   []byte // with tints
+	cells  []cell
+	ends   []int // of the rows, in cells
 	widths []int
+}
+
+// cell is one of a table, behind the one before it.
+type cell struct {
+	end   uint32 // in the table's text
+	width uint32 // in characters
 }
 
 // gap is between two columns.
 const gap = 2
+
+// pieceBytes is how much of a long answer is made before it is written.
+const pieceBytes = 64 << 10
 
 func newTable(out io.Writer, columns ...string) *table {
 	t := &table{out: out, widths: make([]int, len(columns))}
@@ -35,8 +44,9 @@ func newTable(out io.Writer, columns ...string) *table {
 
 // expect makes room for so many rows.
 func (t *table) expect(rows int) {
-	cells := rows * (len(t.widths) + 1)
-	t.words, t.tints, t.ends = slices.Grow(t.words, cells), slices.Grow(t.tints, cells), slices.Grow(t.ends, rows)
+	const characters = 16 // of a cell
+	cells := rows * len(t.widths)
+	t.text, t.cells, t.ends = slices.Grow(t.text, characters*cells), slices.Grow(t.cells, cells), slices.Grow(t.ends, rows)
 }
 
 // row adds one: each cell is a value, or one with a tint.
@@ -60,14 +70,16 @@ func (t *table) cell(word string, tint tint) {
 	if word == "" {
 		word = "-"
 	}
-	if i := len(t.words) - t.began(); i < len(t.widths) {
-		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(word))
+	width := utf8.RuneCountInString(word)
+	if i := len(t.cells) - t.began(); i < len(t.widths) {
+		t.widths[i] = max(t.widths[i], width)
 	}
-	t.words, t.tints = append(t.words, word), append(t.tints, tint)
+	t.text = append(t.text, paint(t.out, word, tint)...)
+	t.cells = append(t.cells, cell{uint32(len(t.text)), uint32(width)})
 }
 
 // end ends a row.
-func (t *table) end() { t.ends = append(t.ends, len(t.words)) }
+func (t *table) end() { t.ends = append(t.ends, len(t.cells)) }
 
 // began is where the present row begins.
 func (t *table) began() int {
@@ -77,29 +89,32 @@ func (t *table) began() int {
 	return t.ends[len(t.ends)-1]
 }
 
-// flush writes what was added, in one go.
+// flush writes what was added, in few pieces.
 func (t *table) flush() {
-	var b bytes.Buffer
-	width := 1
+	full := gap
 	for _, w := range t.widths {
-		width += w + gap
+		full += w + gap
 	}
-	b.Grow(width * len(t.ends))
-	at := 0
+	var b []byte
+	blank := bytes.Repeat([]byte{' '}, full)
+	at, from := 0, uint32(0)
 	for _, end := range t.ends {
-		for i, word := range t.words[at:end] {
-			b.WriteString(paint(t.out, word, t.tints[at+i]))
+		for i, c := range t.cells[at:end] {
+			b = append(b, t.text[from:c.end]...)
 			if i < end-at-1 && i < len(t.widths) {
-				for range t.widths[i] - utf8.RuneCountInString(word) + gap {
-					b.WriteByte(' ')
-				}
+				b = append(b, blank[:t.widths[i]-int(c.width)+gap]...)
 			}
+			from = c.end
 		}
-		b.WriteByte('\n')
+		b = append(b, '\n')
 		at = end
+		if len(b) >= pieceBytes {
+			t.out.Write(b)
+			b = b[:0]
+		}
 	}
-	t.out.Write(b.Bytes())
-	t.words, t.tints, t.ends = nil, nil, nil
+	t.out.Write(b)
+	t.text, t.cells, t.ends = nil, nil, nil
 }
 
 // printJSON writes v for programs: indented, one value, a newline at the end.

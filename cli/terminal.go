@@ -52,7 +52,10 @@ type tinted struct {
 
 // paint writes text in its tint, where out has colours.
 func paint(out io.Writer, text string, t tint) string {
-	if s, ok := out.(screen); ok && s.colours && t != plain {
+	if t == plain {
+		return text
+	}
+	if s, ok := out.(screen); ok && s.colours {
 		return "\x1b[" + string(t) + "m" + text + "\x1b[0m"
 	}
 	return text

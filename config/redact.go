@@ -235,12 +235,14 @@ var (
 	fallback = regexp.MustCompile(`(\$\{[A-Za-z_][A-Za-z0-9_]*:-)[^}]*\}`)
 	// userinfo is who somebody is in an address.
 	userinfo = regexp.MustCompile(`(://)[^/@\s"\\]+@`)
+	// login is the same where no scheme stands before it: user:password@host.
+	login = regexp.MustCompile(`(^|[\s"'=,\[(])[^\s"'=,\[(/@:\\]+:[^\s"'/@\\]+@`)
 	// query is what somebody asks for in an address or a path.
 	query = regexp.MustCompile(`(/[^\s?"'\\]*\?)[^\s"'\\]+`)
 	// keyword is where in a line of haproxy.cfg something begins that may be a secret. All behind it goes.
 	keyword = regexp.MustCompile(`(?i)(\bstats\s+auth\b|\b(?:pre)?setenv\s+\S+|` +
 		`\b(?:set|add|replace)-(?:header|value)\s+\S+|\bhdr\s+\S+|\bsend(?:-binary|-lf|-binary-lf)?\b|\bhttpchk\s+\S+\s+\S+\s+\S+|` +
-		`\b(?:basic|bearer)\s|jwt_verify\(|hmac\(|aes_gcm_(?:dec|enc)\(|` +
+		`\b(?:basic|bearer)\s|jwt_verify\(|set-var\S*\s+str\(|hmac\(|aes_gcm_(?:dec|enc)\(|` +
 		`[\w.-]*(?:password|passwd|passphrase|secret|token|authorization|credential|api[-_]?key|access[-_]?key|x-auth)[\w-]*)`)
 )
 
@@ -249,6 +251,7 @@ var (
 func RedactAddresses(text string) string {
 	text = fallback.ReplaceAllString(text, "${1}"+Removed+"}")
 	text = userinfo.ReplaceAllString(text, "${1}"+Removed+"@")
+	text = login.ReplaceAllString(text, "${1}"+Removed+"@")
 	return query.ReplaceAllString(text, "${1}"+Removed)
 }
 

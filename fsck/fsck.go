@@ -168,6 +168,9 @@ func (c *Checker) Node(dir string, n Node) {
 	}
 	l := c.leaf(f, n)
 	f.service = f.service || l.owner != 0 || l.endpoint.IsValid()
+	if f.leaves == nil { // a folder with leaves seldom has folders too
+		f.leaves = make([]leaf, 0, f.Names)
+	}
 	f.leaves = append(f.leaves, l)
 }
 

@@ -2,6 +2,7 @@ package fsck
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,6 +308,17 @@ func TestSilent(t *testing.T) {
 	for _, f := range r.c.Findings() {
 		require.NotContains(t, f.Detail, "\n")
 	}
+}
+
+// TestSharedEndpointOnce: an endpoint that stands twice in one service, and in another one too, is one that they share.
+func TestSharedEndpointOnce(t *testing.T) {
+	r := newTree(Options{})
+	r.node("/services/api/a_1", instance(1, "a"), 7, day)
+	r.node("/services/copy/a_1", instance(1, "a"), 7, day)
+	r.node("/services/copy/a_2", instance(1, "a"), 8, day)
+	shared := slices.DeleteFunc(r.c.Findings(), func(f Finding) bool { return f.ID != SharedEndpoint })
+	require.Len(t, shared, 1)
+	require.Equal(t, "1 endpoint is also in /services/api: 10.0.0.1:8080", shared[0].Detail)
 }
 
 // TestHostileText: nothing of the registry reaches a detail as it is.

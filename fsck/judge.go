@@ -108,19 +108,19 @@ func (c *Checker) undecodable(f *folder, l *leaf, add func(Finding)) {
 
 // instance judges one registration by itself.
 func (c *Checker) instance(f *folder, l *leaf, add func(Finding)) {
-	n := l.node(f.Path)
 	one := func(id string, s Severity, detail, advice string) {
-		add(Finding{ID: id, Severity: s, Path: n.Path, Service: c.name(f.Path), Detail: l.endpoint.String() + ": " + detail, Advice: advice})
+		add(Finding{ID: id, Severity: s, Path: join(f.Path, l.name), Service: c.name(f.Path), Detail: l.endpoint.String() + ": " + detail, Advice: advice})
 	}
-	switch {
-	case l.owner != 0:
-	case c.old(l.modified):
-		add(Finding{ID: Orphan, Severity: Warning, Path: n.Path, Service: c.name(f.Path), Removal: &Removal{Node: n},
-			Detail: l.endpoint.String() + ": a persistent node that nobody renews; " + written(c.o.Now, n),
-			Advice: "if nothing keeps it on purpose, delete it: myelin gc"})
-	default:
-		one(NoOwner, Note, "a persistent node: it stays when the instance dies; "+written(c.o.Now, n),
-			"give the registration a ttl, or register with an ephemeral node")
+	if l.owner == 0 {
+		n := l.node(f.Path)
+		if c.old(l.modified) {
+			add(Finding{ID: Orphan, Severity: Warning, Path: n.Path, Service: c.name(f.Path), Removal: &Removal{Node: n},
+				Detail: l.endpoint.String() + ": a persistent node that nobody renews; " + written(c.o.Now, n),
+				Advice: "if nothing keeps it on purpose, delete it: myelin gc"})
+		} else {
+			one(NoOwner, Note, "a persistent node: it stays when the instance dies; "+written(c.o.Now, n),
+				"give the registration a ttl, or register with an ephemeral node")
+		}
 	}
 	switch {
 	case l.weight == 0:
@@ -145,7 +145,10 @@ func (c *Checker) twins(f *folder, add func(Finding)) {
 		}
 	}
 	slices.SortFunc(at, func(a, b *leaf) int {
-		return cmp.Or(a.endpoint.Compare(b.endpoint), owned(a)-owned(b), cmp.Compare(a.czxid, b.czxid), strings.Compare(a.name, b.name))
+		if c := a.endpoint.Compare(b.endpoint); c != 0 { // as it is for nearly all: the rest is not worked out
+			return c
+		}
+		return cmp.Or(owned(a)-owned(b), cmp.Compare(a.czxid, b.czxid), strings.Compare(a.name, b.name))
 	})
 	for len(at) > 0 {
 		n := 1
@@ -210,27 +213,28 @@ func (c *Checker) zones(f *folder, add func(Finding)) {
 
 // shared notes endpoints of several services.
 func (c *Checker) shared(add func(Finding)) {
-	first := map[discovery.Endpoint]string{}
+	first := make(map[discovery.Endpoint]string, c.nodes)
 	type pair struct{ one, other string }
 	both := map[pair][]string{}
 	for _, path := range c.paths() {
 		f := c.folders[path]
-		mine := map[discovery.Endpoint]bool{}
 		for i := range f.leaves {
 			e := f.leaves[i].endpoint
-			if !e.IsValid() || mine[e] {
+			if !e.IsValid() {
 				continue
 			}
-			mine[e] = true
-			if before, ok := first[e]; ok {
-				both[pair{before, path}] = append(both[pair{before, path}], e.String())
-			} else {
+			before, ok := first[e]
+			switch {
+			case !ok:
 				first[e] = path
+			case before != path: // else twins, which are told as such
+				both[pair{before, path}] = append(both[pair{before, path}], e.String())
 			}
 		}
 	}
 	for p, endpoints := range both {
 		slices.Sort(endpoints)
+		endpoints = slices.Compact(endpoints) // twins over there
 		add(Finding{ID: SharedEndpoint, Severity: Note, Path: p.other, Service: c.name(p.other),
 			Detail: fmt.Sprintf("%s also in %s: %s", count(len(endpoints), "endpoint is", "endpoints are"), safe(p.one), some(endpoints)),
 			Advice: "fine for one service in two formats or under two names; else a registration points at a stranger's port"})

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -147,22 +148,24 @@ func TestHistory(t *testing.T) {
 // TestStorm: what happens to many instances at one moment is one line, also where each is told of alone, and a few are
 // told of one by one.
 func TestStorm(t *testing.T) {
-	dir := t.TempDir()
-	j := journal.Open(journal.Options{Dir: dir, Role: "agent"})
-	for n := range 10_000 {
-		j.Record(about(journal.KindRegistry, "user-api", "left without a word").Of(fmt.Sprintf("10.0.%d.%d:80", n/256, n%256)))
-		if n < 3 {
-			j.Record(about(journal.KindRegistry, "search", "joined").Of(fmt.Sprintf("10.1.0.%d:80", n)))
+	synctest.Test(t, func(t *testing.T) { // all of it is one moment, however slow the machine is
+		dir := t.TempDir()
+		j := journal.Open(journal.Options{Dir: dir, Role: "agent"})
+		for n := range 10_000 {
+			j.Record(about(journal.KindRegistry, "user-api", "left without a word").Of(fmt.Sprintf("10.0.%d.%d:80", n/256, n%256)))
+			if n < 3 {
+				j.Record(about(journal.KindRegistry, "search", "joined").Of(fmt.Sprintf("10.1.0.%d:80", n)))
+			}
 		}
-	}
-	j.Close()
-	_, events := read(t, dir)
-	require.Equal(t, []string{
-		"10000 left without a word: 10.0.0.0:80 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80 and 9996 more",
-		"10.1.0.0:80 joined", "10.1.0.1:80 joined", "10.1.0.2:80 joined",
-	}, sentences(events))
-	require.Equal(t, 10_000, events[0].Count)
-	require.Empty(t, events[0].Instance)
+		j.Close()
+		_, events := read(t, dir)
+		require.Equal(t, []string{
+			"10000 left without a word: 10.0.0.0:80 10.0.0.1:80 10.0.0.2:80 10.0.0.3:80 and 9996 more",
+			"10.1.0.0:80 joined", "10.1.0.1:80 joined", "10.1.0.2:80 joined",
+		}, sentences(events))
+		require.Equal(t, 10_000, events[0].Count)
+		require.Empty(t, events[0].Instance)
+	})
 }
 
 // TestBounded: the oldest segments go, and those of another role stay.
@@ -190,6 +193,35 @@ func TestBounded(t *testing.T) {
 		require.True(t, strings.HasPrefix(events[i].What, strconv.Itoa(last)+" "), events[i].What[:20])
 		last--
 	}
+}
+
+// TestClockOfThePast: files that were begun while the clock was ahead are not taken for the newest ones for ever: what is
+// recorded later stays, and they go.
+func TestClockOfThePast(t *testing.T) {
+	dir := t.TempDir()
+	const most = 128 << 10 // eight segments
+	line := `{"at":"2040-01-01T00:00:00Z","role":"agent","kind":"process","what":"` + strings.Repeat("x", 900) + `"}` + "\n"
+	ahead := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+	for i := range int64(7) {
+		name := filepath.Join(dir, fmt.Sprintf("agent-%013d.jsonl", ahead+i))
+		require.NoError(t, os.WriteFile(name, []byte(strings.Repeat(line, 16)), 0o640))
+	}
+	for n := range 3 { // three processes, each with more than a segment
+		j := journal.Open(journal.Options{Dir: dir, Role: "agent", MaxSize: most})
+		for i := range 24 {
+			j.Record(about(journal.KindProcess, "", fmt.Sprintf("%d-%d %s", n, i, strings.Repeat("y", 900))))
+		}
+		j.Close()
+	}
+	events, err := journal.NewReader(dir).Next(journal.Filter{})
+	require.NoError(t, err)
+	now := 0
+	for _, e := range events {
+		if e.At.Year() != 2040 {
+			now++
+		}
+	}
+	require.Equal(t, 3*24, now)
 }
 
 // TestKilled: a process that is killed at any moment has lost nothing but its last moment, and a line that was cut off

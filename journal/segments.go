@@ -29,6 +29,8 @@ const (
 	mostSegment  = 4 << 20
 )
 
+const latestSegment = 9_999_999_999_999 // milliseconds since 1970, in the year 2286: as many digits as names have
+
 // segment is a file found in a folder.
 type segment struct {
 	path  string
@@ -173,7 +175,7 @@ func (s *segments) ready(need int64) error {
 	if resumed {
 		return nil
 	}
-	return s.create()
+	return s.create(all)
 }
 
 // fits tells whether a segment of a size has room for so many bytes.
@@ -234,9 +236,16 @@ func endLine(f *os.File) (int64, error) {
 	return info.Size() + 1, err
 }
 
-// create begins a segment.
-func (s *segments) create() error {
-	for began := time.Now().UnixMilli(); ; began++ {
+// create begins a segment, which is the newest of the role by its name: while the clock was ahead others may have been
+// begun, which must not be taken for newer ones for ever.
+func (s *segments) create(all []segment) error {
+	began := time.Now().UnixMilli()
+	for _, o := range all {
+		if o.role == s.role && o.began < latestSegment {
+			began = max(began, o.began+1)
+		}
+	}
+	for ; ; began++ {
 		path := filepath.Join(s.dir, fmt.Sprintf("%s-%013d%s", s.whose, began, segmentSuffix))
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o640)
 		if errors.Is(err, fs.ErrExist) {

@@ -164,36 +164,43 @@ func (w *walker) leave(dir string, below []string) []string {
 // read reads a folder's children and returns the paths of those with children. Those that were told of are not read
 // again when the connection is lost.
 func (w *walker) read(ctx context.Context, dir string, names []string) (below []string, err error) {
-	told := make(map[string]bool, len(names))
+	told := make([]string, 0, len(names))
 	var failed error
 	one := func(name string, r reading, err error) {
-		told[name] = true
-		child := path.Join(dir, name)
+		told = append(told, name)
 		switch {
 		case gone(err):
 		case err != nil:
-			failed = cmp.Or(failed, w.unread(child, err))
-		case child == "/zookeeper": // ZooKeeper's own
+			failed = cmp.Or(failed, w.unread(path.Join(dir, name), err))
+		case dir == "/" && name == "zookeeper": // ZooKeeper's own
 		default:
 			w.node(dir, nodeOf(name, r))
 			if r.stat.NumChildren > 0 {
-				below = append(below, child)
+				below = append(below, path.Join(dir, name))
 			}
 		}
 	}
 	_, err = again(ctx, w.s, func(e *epoch) (struct{}, error) {
-		left := names
-		if len(told) > 0 {
-			left = nil
-			for _, name := range names {
-				if !told[name] {
-					left = append(left, name)
-				}
-			}
-		}
-		return struct{}{}, w.s.readNodes(ctx, e, w.s.full(dir), left, false, one)
+		return struct{}{}, w.s.readNodes(ctx, e, w.s.full(dir), without(names, told), false, one)
 	})
 	return below, cmp.Or(failed, err)
+}
+
+// without is a list of different names without some of them.
+func without(names, some []string) []string {
+	if len(some) == 0 {
+		return names
+	}
+	left, out := make([]string, 0, len(names)), make(map[string]bool, len(some))
+	for _, name := range some {
+		out[name] = true
+	}
+	for _, name := range names {
+		if !out[name] {
+			left = append(left, name)
+		}
+	}
+	return left
 }
 
 func (w *walker) node(dir string, n Node) {
