@@ -85,6 +85,7 @@ type AgentEvidence struct {
 
 	Backend     string            `json:"backend,omitempty"`
 	NoHAProxy   string            `json:"no_haproxy,omitempty"` // why no HAProxy is asked and told
+	Shadow      bool              `json:"shadow,omitempty"`     // the agent only looks: others drive HAProxy
 	Reload      string            `json:"reload,omitempty"`     // why a reload is due
 	NeedsReload string            `json:"needs_reload,omitempty"`
 	Gate        bool              `json:"gate,omitempty"` // health_gate

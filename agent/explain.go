@@ -527,6 +527,9 @@ func (x *explainer) haproxy(a *AgentEvidence, h *HAProxyEvidence) {
 			next: "Add the backend to HAProxy's file and reload it; the server is added at once.",
 		})
 		return
+	case a.Shadow && s.Admin != "ready" && s.Wanted != s.Admin:
+		x.shadowed(s, at)
+		return
 	case s.Admin == serverAbsent:
 		x.absent(a, h, at)
 		return
@@ -550,6 +553,18 @@ func (x *explainer) haproxy(a *AgentEvidence, h *HAProxyEvidence) {
 	x.step(stationHAProxy, Yes, text)
 	x.checked(s, at)
 	x.weighed(a, h, at)
+}
+
+// shadowed tells of a server that is not as it is to be in a HAProxy that others drive.
+func (x *explainer) shadowed(s ServerStatus, at string) {
+	text := "HAProxy" + at + " does not have it"
+	if s.Admin != serverAbsent {
+		text = plain(s.Server) + at + " is " + stateWord(s.Admin)
+	}
+	if s.Wanted != serverUnknown {
+		text += "; Myelin would have it " + stateWord(s.Wanted)
+	}
+	x.no(stationHAProxy, text, cause{why: text, next: "This agent is a shadow and changes nothing: whoever drives HAProxy decides."})
 }
 
 // absent tells of a server that HAProxy does not have.

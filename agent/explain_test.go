@@ -90,6 +90,11 @@ func out(e *Evidence, a *AgentEvidence, s *ServerStatus) {
 	unserved(e, a, s)
 }
 
+// inShadow is that the agent only looks.
+func inShadow(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
+	a.Shadow, a.HAProxy[0].Pending = true, true
+}
+
 // inState is that HAProxy has it in a state.
 func inState(admin string) edit {
 	return func(_ *Evidence, _ *AgentEvidence, s *ServerStatus) {
@@ -230,6 +235,9 @@ func situations() []struct {
 		{"it answers checks with text of its own", with(func(_ *Evidence, _ *AgentEvidence, st *ServerStatus) {
 			st.Operational, st.Check = "down", "Layer7 wrong status (L7STS), in 2ms: x\x1b[2J\nmyelin: all is well"
 		})},
+		{"a shadow finds it in rotation", with(inShadow)},
+		{"a shadow does not find it in HAProxy", with(lacking, inShadow)},
+		{"a shadow finds it in maintenance", with(inState("maint"), inShadow)},
 		{"health gate not passed", with(inState("maint"), func(_ *Evidence, a *AgentEvidence, st *ServerStatus) { a.Gate, st.Check = true, "" })},
 		{"a reload is due", with(lacking, func(_ *Evidence, a *AgentEvidence, _ *ServerStatus) {
 			a.NeedsReload = "its 8 slots are used up"

@@ -97,14 +97,16 @@ func (a *Agent) inspect(ctx context.Context, service string, instance func(view)
 		of = instance(v)
 	}
 	ins := &inspection{v: v, b: b, aim: aimOf(v, b, of)}
+	ins.aim.shadow = a.book != nil
 	if st, ok := a.sessions.Status(v.service.Discovery.ZooKeeper); ok {
 		ins.session = st
 	}
-	found := make([]sighting, len(g.haproxys))
+	haproxys := g.watched()
+	found := make([]sighting, len(haproxys))
 	if !v.service.HAProxy.Disabled {
 		var asking sync.WaitGroup
-		for i, r := range g.haproxys {
-			asking.Go(func() { found[i] = a.lookAt(ctx, r, b.name, ins.aim) })
+		for i, h := range haproxys {
+			asking.Go(func() { found[i] = a.lookAt(ctx, h, b.name, ins.aim) })
 		}
 		asking.Wait()
 	}
@@ -112,8 +114,8 @@ func (a *Agent) inspect(ctx context.Context, service string, instance func(view)
 	ins.basics(a, g)
 	ins.index(g)
 	if !v.service.HAProxy.Disabled {
-		for i, r := range g.haproxys {
-			ins.haproxys = append(ins.haproxys, ins.haproxy(g, r, found[i]))
+		for i, h := range haproxys {
+			ins.haproxys = append(ins.haproxys, ins.haproxy(g, h, found[i]))
 		}
 	}
 	return ins, nil
@@ -125,7 +127,7 @@ func (ins *inspection) basics(a *Agent, g *generation) {
 	e := AgentEvidence{
 		Method: d.Method, Path: d.Path, Connected: ins.session.Connected, Since: ins.session.Since, LastError: ins.session.Error,
 		Heard: v.seen, HeardAt: v.snapshot.At, Known: v.known, InForce: len(v.active), Missing: v.snapshot.Missing,
-		SetHeld: v.held, Port: v.service.BackendPortOverride, Backend: b.name, Gate: b.gate,
+		Shadow: a.book != nil, SetHeld: v.held, Port: v.service.BackendPortOverride, Backend: b.name, Gate: b.gate,
 		Reload: g.file.status().Pending, NeedsReload: g.file.ladder.of(b.name).short,
 	}
 	if g.overrides != nil {
@@ -141,7 +143,7 @@ func (ins *inspection) basics(a *Agent, g *generation) {
 	switch {
 	case v.service.HAProxy.Disabled:
 		e.NoHAProxy = "the service is not for HAProxy (haproxy.disabled)"
-	case len(g.haproxys) == 0:
+	case len(g.watched()) == 0:
 		e.NoHAProxy = "the agent talks to no HAProxy (haproxy.do_socket is off)"
 	}
 	ins.base = e
@@ -197,15 +199,15 @@ func (ins *inspection) served(e discovery.Endpoint) discovery.Endpoint {
 }
 
 // haproxy gathers what is known of one HAProxy, and what it told.
-func (ins *inspection) haproxy(g *generation, r *reconciler, found sighting) haproxyInspection {
+func (ins *inspection) haproxy(g *generation, of watched, found sighting) haproxyInspection {
 	h := haproxyInspection{
-		base:   HAProxyEvidence{Socket: r.socket, Weights: found.weights, Serving: found.serving},
+		base:   HAProxyEvidence{Socket: of.socket, Weights: found.weights, Serving: found.serving},
 		byName: map[string]ServerStatus{}, byAddr: map[string]ServerStatus{}, err: found.err,
 	}
 	if errors.Is(found.err, haproxy.ErrNoBackend) {
 		h.base.NoBackend, h.err = true, nil
 	}
-	if st := r.status.Load(); st != nil {
+	if st := of.status(); st != nil {
 		h.base.Connected, h.base.Since, h.base.LastError = st.Connected, st.Since, st.Error
 		h.base.Pending = !st.Applied || st.reached != g.wanted.Load()
 		h.failed, h.manual = st.Failed, st.Manual
@@ -213,8 +215,8 @@ func (ins *inspection) haproxy(g *generation, r *reconciler, found sighting) hap
 			ins.base.NeedsReload = why
 		}
 	}
-	told := ins.aim.tell(r.socket, found, ins.now)
-	r.status.Load().tellManual(ins.b.name, told)
+	told := ins.aim.tell(of.socket, found, ins.now)
+	of.status().tellManual(ins.b.name, told)
 	for _, s := range told {
 		name := s.Name
 		if name == "" {

@@ -108,24 +108,45 @@ func (a *Agent) Servers(ctx context.Context, service string, instance discovery.
 		return []ServerStatus{}, nil
 	}
 	aim := aimOf(v, b, instance)
-	aim.most = liveMost
-	found := make([]sighting, len(g.haproxys))
+	aim.most, aim.shadow = liveMost, a.book != nil
+	all := g.watched()
+	found := make([]sighting, len(all))
 	var asking sync.WaitGroup
-	for i, r := range g.haproxys {
-		asking.Go(func() { found[i] = a.lookAt(ctx, r, b.name, aim) })
+	for i, h := range all {
+		asking.Go(func() { found[i] = a.lookAt(ctx, h, b.name, aim) })
 	}
 	asking.Wait()
 	out := []ServerStatus{}
-	for i, r := range g.haproxys {
+	for i, h := range all {
 		var many *haproxy.TooManyError
 		if errors.As(found[i].err, &many) {
 			return nil, many
 		}
-		told := aim.tell(r.socket, found[i], time.Now())
-		r.status.Load().tellManual(b.name, told)
+		told := aim.tell(h.socket, found[i], time.Now())
+		h.status().tellManual(b.name, told)
 		out = append(out, told...)
 	}
 	return out, nil
+}
+
+// watched is a HAProxy that others may ask about: one that the agent drives, or one that its shadow reads.
+type watched struct {
+	socket string
+	status func() *haproxyStatus // nil before it was asked
+	dumps  *sync.RWMutex         // see reconciler.dumps; nil: nobody here deletes servers
+}
+
+// watched are the HAProxys that answer for this agent. A shadow without a socket, which reads the file, has none.
+func (g *generation) watched() (all []watched) {
+	for _, r := range g.haproxys {
+		all = append(all, watched{r.socket, r.status.Load, &r.dumps})
+	}
+	for _, s := range g.shadows {
+		if s.socket != "" {
+			all = append(all, watched{s.socket, s.status.Load, nil})
+		}
+	}
+	return all
 }
 
 // believed is what is believed of a service now, and what HAProxy is to have of it.
@@ -157,7 +178,7 @@ type sighting struct {
 }
 
 // lookAt asks one HAProxy, as soon as fewer than liveAtOnce others are asked.
-func (a *Agent) lookAt(ctx context.Context, r *reconciler, backend string, aim aim) sighting {
+func (a *Agent) lookAt(ctx context.Context, h watched, backend string, aim aim) sighting {
 	select {
 	case a.looks <- struct{}{}:
 		defer func() { <-a.looks }()
@@ -166,14 +187,15 @@ func (a *Agent) lookAt(ctx context.Context, r *reconciler, backend string, aim a
 	}
 	ctx, cancel := context.WithTimeout(ctx, livePatience)
 	defer cancel()
-	c, err := haproxy.Dial(ctx, r.socket, haproxy.ClientOptions{Timeout: livePatience})
+	c, err := haproxy.Dial(ctx, h.socket, haproxy.ClientOptions{Timeout: livePatience, ReadOnly: true})
 	if err != nil {
 		return sighting{err: err}
 	}
 	defer c.Close()
-	// No server is deleted meanwhile: see reconciler.dumps.
-	r.dumps.RLock()
-	defer r.dumps.RUnlock()
+	if h.dumps != nil { // no server is deleted meanwhile
+		h.dumps.RLock()
+		defer h.dumps.RUnlock()
+	}
 	live, all, err := c.Live(ctx, backend, liveMost, aim.meant)
 	var many *haproxy.TooManyError
 	if errors.As(err, &many) && aim.most == 0 {
@@ -205,6 +227,7 @@ type aim struct {
 	one     bool // one instance is meant
 	most    int  // servers that may be told of; 0: any number, without statistics beyond liveMost
 	known   bool
+	shadow  bool                       // others make the servers, and name them as they like
 	names   map[string]bool            // of its servers, without generations; with one only
 	addrs   map[netip.AddrPort]bool    // of its servers; with one only
 	wanted  map[string]haproxy.Server  // by name
@@ -255,10 +278,10 @@ func (m aim) meant(s haproxy.Server) bool {
 	return !m.one || m.names[base] || m.addrs[s.Addr]
 }
 
-// nameOf is the name of the wanted server that a found one is; a slot goes by its address.
+// nameOf is the name of the wanted server that a found one is; a slot, and what others have made, goes by its address.
 func (m aim) nameOf(s haproxy.Server) string {
 	base, _ := haproxy.Generation(s.Name)
-	if haproxy.IsSlot(s) {
+	if _, wanted := m.wanted[base]; haproxy.IsSlot(s) || m.shadow && !wanted {
 		if name, ok := m.at[s.Addr]; ok {
 			return *name
 		}

@@ -32,6 +32,15 @@ func (n *node) servers(instance string) []ServerStatus {
 	return out
 }
 
+// told are the servers of the service in brief, with an instance those of it.
+func (n *node) told(instance string) (out []string) {
+	n.t.Helper()
+	for _, s := range n.servers(instance) {
+		out = append(out, brief1(s))
+	}
+	return out
+}
+
 func brief1(s ServerStatus) string {
 	return fmt.Sprintf("%s wanted %s *%d, is %s %s *%d", s.Server, s.Wanted, s.WeightWanted, s.Admin, s.Operational, s.Weight)
 }

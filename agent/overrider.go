@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -74,7 +73,7 @@ func (a *Agent) newOverrides(c *config.Agent, before *overrides) *overrides {
 		return ok, !st.Connected, st.Since
 	}
 	if c.StateDir != "" {
-		o.file = filepath.Join(c.StateDir, "overrides.json")
+		o.file = OverridesFile(c.StateDir)
 	}
 	if before != nil && before.origin == o.origin {
 		o.latest = before.state()
@@ -130,29 +129,42 @@ func readOverrides(file, origin string) ([]discovery.Child, time.Time, error) {
 	if file == "" {
 		return nil, time.Time{}, fs.ErrNotExist
 	}
+	kept, asOf, err := loadOverrides(file)
+	switch {
+	case err != nil:
+		return nil, time.Time{}, err
+	case kept.Origin != origin:
+		return nil, time.Time{}, fmt.Errorf("read %s: it is of another path or ensemble: %w", file, fs.ErrNotExist)
+	}
+	return kept.children(), asOf, nil
+}
+
+// loadOverrides reads what was kept, of whatever origin.
+func loadOverrides(file string) (kept keptOverrides, asOf time.Time, err error) {
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, time.Time{}, err
+		return kept, asOf, err
 	}
-	if info.Size() > mostKeptOverrides {
-		return nil, time.Time{}, fmt.Errorf("read %s: it has %d bytes, which cannot be; remove it", file, info.Size())
+	if !info.Mode().IsRegular() || info.Size() > mostKeptOverrides {
+		return kept, asOf, fmt.Errorf("read %s: it is no plain file, or has %d bytes, which cannot be; remove it", file, info.Size())
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, time.Time{}, err
+		return kept, asOf, err
 	}
-	var kept keptOverrides
 	if err := json.Unmarshal(text, &kept); err != nil {
-		return nil, time.Time{}, fmt.Errorf("read %s: %w", file, err)
+		return kept, asOf, fmt.Errorf("read %s: %w", file, err)
 	}
-	if kept.Origin != origin {
-		return nil, time.Time{}, fmt.Errorf("read %s: it is of another path or ensemble: %w", file, fs.ErrNotExist)
-	}
-	out := make([]discovery.Child, len(kept.Nodes))
-	for i, n := range kept.Nodes {
+	return kept, info.ModTime(), nil
+}
+
+// children are the nodes, as they were in the registry.
+func (k keptOverrides) children() []discovery.Child {
+	out := make([]discovery.Child, len(k.Nodes))
+	for i, n := range k.Nodes {
 		out[i] = discovery.Child{Name: n.Node, Revision: n.Revision, Data: n.Data}
 	}
-	return out, info.ModTime(), nil
+	return out
 }
 
 // run hears the registry until ctx is done.
@@ -514,21 +526,28 @@ func (g *generation) overridesStatus(now time.Time) OverridesStatus {
 	reach := w.overrideNodes()
 	pending := g.pendingOverrides(w)
 	for _, o := range st.all {
-		e := OverrideStatus{
-			Node: o.Node, Revision: o.Revision, Service: o.Service, Host: o.Host, Port: o.Port, Action: string(o.Action), Percent: o.Percent,
-			Author: o.Author, Reason: o.Reason, Created: o.Created, Ended: !o.InForce(now), Servers: reach[o.Node].count,
-		}
-		if o.Action == discovery.ActionWeight {
-			e.Weight = &o.Weight
-		}
-		if !o.Until.IsZero() {
-			e.Until = &o.Until
-		}
+		e := overrideStatus(o, now)
+		e.Servers = reach[o.Node].count
 		taken := slices.ContainsFunc(w.overrides.all, func(v discovery.Override) bool { return v.Node == o.Node && v.Revision == o.Revision })
 		e.Applied = taken && !e.Ended && !pending[o.Node]
 		s.List = append(s.List, e)
 	}
 	return s
+}
+
+// overrideStatus is an override, without what it does on this host.
+func overrideStatus(o discovery.Override, now time.Time) OverrideStatus {
+	e := OverrideStatus{
+		Node: o.Node, Revision: o.Revision, Service: o.Service, Host: o.Host, Port: o.Port, Action: string(o.Action), Percent: o.Percent,
+		Author: o.Author, Reason: o.Reason, Created: o.Created, Ended: !o.InForce(now),
+	}
+	if o.Action == discovery.ActionWeight {
+		e.Weight = &o.Weight
+	}
+	if !o.Until.IsZero() {
+		e.Until = &o.Until
+	}
+	return e
 }
 
 // pendingOverrides are the overrides that some HAProxy has not confirmed for all servers that they count for.

@@ -211,6 +211,12 @@ func TestShadow(t *testing.T) {
 	n.hear("b@127.0.0.1:82")
 	n.found(shadowDiffers, "add b_127.0.0.1:82: wanted, not there", "maint somebody: not wanted")
 
+	// Those who ask are told of the HAProxy that is read, whoever made its servers.
+	require.Equal(t, []string{"b_127.0.0.1:82 wanted ready *1, is absent  *-1", "somebody wanted absent *-1, is ready up *1"}, n.told(""))
+	n.hear("a@127.0.0.1:81")
+	n.found(shadowAgrees)
+	require.Equal(t, []string{"somebody wanted ready *1, is ready up *1"}, n.told("127.0.0.1:81"))
+
 	require.Empty(t, n.tap.since(0), "nothing but questions")
 	after, err := os.ReadFile(n.config.HAProxy.ConfigFilePath)
 	require.NoError(t, err)

@@ -2,11 +2,9 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"syscall"
@@ -51,7 +49,7 @@ func (d *deed) expect(known standing, now time.Time) {
 func (d *deed) expectOne(of discovery.ServiceOverrides, service string, e discovery.Endpoint) {
 	w := awaited{service: service, instance: e}
 	if o := of.For(e); o != nil {
-		if narrowness(o.Target) > narrowness(d.override.Target) {
+		if o.Target.Narrowness() > d.override.Target.Narrowness() {
 			return
 		}
 		w.node, w.revision, w.created = o.Node, o.Revision, o.Created
@@ -139,7 +137,6 @@ const (
 	lookPause   = 250 * time.Millisecond // between two rounds of questions, or longer where these take long
 	lookMost    = 5 * time.Second        // for one question
 	askSingly   = 8                      // instances of a service; more are asked for together
-	answerMost  = 64 << 20               // bytes of an answer
 	firstAnswer = 3 * time.Second        // for an agent that has never answered
 	lineEvery   = 10 * time.Second       // between two lines of progress where nobody sees the line that is written over
 )
@@ -223,7 +220,7 @@ func (p *peer) look(ctx context.Context, all []awaited) (settled int) {
 	for service, of := range byService(all) {
 		n, err := p.lookAt(ctx, service, of)
 		settled += n
-		var none *missingError
+		var none *unknownError
 		switch {
 		case errors.As(err, &none): // it does not have the service: there is nothing to wait for
 		case err != nil:
@@ -282,56 +279,8 @@ func (p *peer) ask(ctx context.Context, service, instance string) (servers []age
 	if instance != "" {
 		question += "?instance=" + url.QueryEscape(instance)
 	}
-	err = getJSON(ctx, p.address, question, &servers)
+	err = pageJSON(ctx, p.address, question, &servers)
 	return servers, err
-}
-
-// missingError is what a process answers that does not have what it is asked about, in its words.
-type missingError struct{ what string }
-
-func (e *missingError) Error() string { return e.what }
-
-// pages is the client for the pages of agents and registrars: they are asked straight, though the operator's shell may
-// name a proxy for the world outside.
-func pages() *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-}
-
-// getJSON reads what the process at address answers. What it refuses is an error in its words.
-func getJSON(ctx context.Context, address, question string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+question, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		var at *url.Error
-		if errors.As(err, &at) {
-			err = at.Err
-		}
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, answerMost))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		var refusal struct {
-			Error string `json:"error"`
-		}
-		switch err := json.Unmarshal(body, &refusal); {
-		case err != nil || refusal.Error == "":
-			return fmt.Errorf("%s; is it a myelin agent of this version?", resp.Status)
-		case resp.StatusCode == http.StatusNotFound:
-			return &missingError{printable(refusal.Error)}
-		}
-		return errors.New(printable(refusal.Error))
-	}
-	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("read its answer: %w", err)
-	}
-	return nil
 }
 
 // count gathers what is missing from the agents.

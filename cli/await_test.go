@@ -216,7 +216,7 @@ func TestAwaitUnconfirmed(t *testing.T) {
 	defer old.Close()
 	out, _ = awaiting(t, long, all, agentAddress{strings.TrimPrefix(old.URL, "http://"), false})
 	require.Equal(t, exitUnconfirmed, exitCode(out.err))
-	require.ErrorContains(t, out.err, "404 Not Found; is it a myelin agent of this version?")
+	require.ErrorContains(t, out.err, "404 Not Found; is it a myelin agent or registrar of this version?")
 }
 
 // TestAwaitStopped: a signal ends the waiting, not the override.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -320,19 +319,11 @@ func fetch(ctx context.Context, listen, path string) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bundlePatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+path, nil)
+	data, err := page(ctx, listen, path, bundleMost)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask http://%s%s: %w", listen, path, err)
 	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("http://%s%s answers %s", listen, path, resp.Status)
-	}
-	return io.ReadAll(io.LimitReader(resp.Body, bundleMost))
+	return data, nil
 }
 
 // addHAProxy packs haproxy.cfg without secrets, and what HAProxy says of itself.

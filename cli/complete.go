@@ -2,10 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -32,8 +28,12 @@ func (a *app) complete(c *cobra.Command) {
 	}
 	switch c.Name() {
 	case "registrar": // the program behind -- and its arguments
-	case "instances", "release", "history", "report":
+	case "instances", "release", "report":
 		c.ValidArgsFunction = a.completeService
+	case "history":
+		c.ValidArgsFunction = a.completeRecorded
+	case "rm":
+		c.ValidArgsFunction = a.completeOverride
 	case "watch":
 		c.ValidArgsFunction = a.completeServices
 	case "explain", "drain", "maint", "weight", "enable":
@@ -157,21 +157,6 @@ func (a *app) askAgent(ctx context.Context, path string, answer any) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, completionPatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the agent: %s", resp.Status)
-	}
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(body, answer)
+
+	return pageJSON(ctx, address, path, answer)
 }

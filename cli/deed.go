@@ -121,33 +121,18 @@ func widest(known standing, t discovery.Target, now time.Time) *discovery.Overri
 			if !covers(t, s.service, e) {
 				continue
 			}
-			if o := of.For(e); o != nil && o.Action != discovery.ActionEnable && narrowness(o.Target) < narrowness(t) {
+			if o := of.For(e); o != nil && o.Action != discovery.ActionEnable && o.Target.Narrowness() < t.Narrowness() {
 				return o
 			}
 		}
 	}
 	var best *discovery.Override
 	for i := range rest {
-		if o := &rest[i]; wider(o.Target, t) && (best == nil || narrowness(o.Target) > narrowness(best.Target)) {
+		if o := &rest[i]; wider(o.Target, t) && (best == nil || o.Target.Narrowness() > best.Target.Narrowness()) {
 			best = o
 		}
 	}
 	return best
-}
-
-// narrowness orders targets as agents do: an instance goes before a host of a service, that before
-// a host, and that before a service.
-func narrowness(t discovery.Target) (n int) {
-	if t.Service != "" {
-		n++
-	}
-	if t.Host != "" {
-		n += 2
-	}
-	if t.Port != 0 {
-		n += 4
-	}
-	return n
 }
 
 // narrower are the overrides that go before one of t for some instances.
@@ -156,7 +141,7 @@ func narrower(known standing, t discovery.Target, now time.Time) (out []discover
 	for _, o := range all {
 		counts := slices.ContainsFunc(known.services, func(s serving) bool {
 			return slices.ContainsFunc(s.instances, func(e discovery.Endpoint) bool {
-				return covers(t, s.service, e) && covers(o.Target, s.service, e) && narrowness(o.Target) > narrowness(t)
+				return covers(t, s.service, e) && covers(o.Target, s.service, e) && o.Target.Narrowness() > t.Narrowness()
 			})
 		})
 		if counts {

@@ -2,11 +2,9 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -201,17 +199,8 @@ func (e *examination) askRungs(ctx context.Context, r role) map[string]doctor.Ba
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Admin.Listen+"/api/v1/status", nil)
-	if err != nil {
-		return nil
-	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		return nil
-	}
-	defer resp.Body.Close()
 	var st agent.Status
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&st) != nil || !sameFile(st.Config, r.path) {
+	if err := pageJSON(ctx, c.Admin.Listen, "/api/v1/status", &st); err != nil || !sameFile(st.Config, r.path) {
 		return nil
 	}
 	out := map[string]doctor.Backend{}

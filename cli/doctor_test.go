@@ -187,6 +187,13 @@ check_mocked = true
 	require.Equal(t, "note: the path is not there: nobody has registered yet", d.of(t, "zookeeper.reply-size", "/services/hashed"))
 	require.Regexp(t, "an ephemeral node under /scratch was made and deleted in", d.of(t, "zookeeper.write", ""))
 	require.Regexp(t, "ok: ZooKeeper's clock is .* of this host's, give or take", d.of(t, "clock.registry", ""))
+	require.Equal(t, "note: the path is not there: the first override makes it, open to whom the node above is open to", d.of(t, "zookeeper.overrides-acl", "/myelin/overrides"))
+	zkCreate(t, conn, "/myelin", "/myelin/overrides")
+	require.Equal(t, `warning: anyone may change overrides ("world:anyone:cdrwa")`, examined(t, "-c", file).of(t, "zookeeper.overrides-acl", "/myelin/overrides"))
+	closed := append(zk.DigestACL(zk.PermAll, "ops", "secret"), zk.WorldACL(zk.PermRead)...)
+	_, err := conn.SetACL("/myelin/overrides", closed, -1)
+	require.NoError(t, err)
+	require.Equal(t, "ok: digest:ops:cdrwa,world:anyone:r", examined(t, "-c", file).of(t, "zookeeper.overrides-acl", "/myelin/overrides"))
 	require.Equal(t, []string{"web", "a"}, append(zkNames(t, conn, "/services"), zkNames(t, conn, "/services/web")...))
 	require.Empty(t, zkNames(t, conn, "/scratch"))
 

@@ -78,7 +78,7 @@ func (e *examination) survey() []*surveyed {
 		s := at(z)
 		if i := slices.IndexFunc(s.paths, func(o doctor.RegistryPath) bool { return o.Path == p.Path }); i >= 0 {
 			o := &s.paths[i]
-			o.Registers, o.Creator = o.Registers || p.Registers, o.Creator || p.Creator
+			o.Registers, o.Creator, o.Overrides = o.Registers || p.Registers, o.Creator || p.Creator, o.Overrides || p.Overrides
 			return
 		}
 		s.paths = append(s.paths, p)
@@ -103,6 +103,9 @@ func (e *examination) survey() []*surveyed {
 			}
 		}
 		if r.agent != nil {
+			if z, path := r.agent.ZooKeeper, r.agent.OverridesPath; len(z.Hosts) > 0 && path != "" {
+				add(z, doctor.RegistryPath{Path: path, Who: "overrides", Overrides: true})
+			}
 			for _, s := range r.agent.Services {
 				for _, d := range sources(s.Discovery) {
 					if len(d.ZooKeeper.Hosts) > 0 && d.Path != "" {
@@ -306,9 +309,12 @@ func (e *examination) registryPath(ctx context.Context, s *zookeeper.Session, p 
 		return
 	}
 	p.Children, p.Bytes = l.Children, l.Bytes
-	if p.Registers {
+	if p.Registers || p.Overrides {
 		access, err := s.Access(ctx, p.Path)
-		p.ACL = doctor.Of(doctor.ACL{AnyoneCreates: access.AnyoneCreates, AnyoneDeletes: access.AnyoneDeletes, MineCreates: access.MineCreates, Text: access.Text}, err)
+		p.ACL = doctor.Of(doctor.ACL{
+			AnyoneCreates: access.AnyoneCreates, AnyoneDeletes: access.AnyoneDeletes, AnyoneWrites: access.AnyoneWrites, AnyoneAdmins: access.AnyoneAdmins,
+			MineCreates: access.MineCreates, Text: access.Text,
+		}, err)
 	}
 }
 

@@ -76,7 +76,7 @@ func (a *app) inquiry(address string, args []string) (*inquiry, error) {
 		}
 	}
 	if q.address == "" {
-		q.address, q.noAgent = a.statusAddress()
+		q.address, q.noAgent = a.agentListen()
 	}
 	return q, nil
 }

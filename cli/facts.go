@@ -1,14 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -44,6 +41,7 @@ type question[T any] struct {
 	zookeeper func(context.Context) (T, error)                                // as ask does; see unheardError
 	agent     func(ctx context.Context, address string) (T, time.Time, error) // with the time of origin.AsOf
 	disk      func(stateDir string) (T, time.Time, error)
+	kept      string // where that is within state_dir; empty: in the folder of sets
 }
 
 // factFlags add what a command needs to ask elsewhere than in ZooKeeper.
@@ -140,7 +138,7 @@ func (q *asking[T]) end() {
 // elsewhere asks the agent, then the disk.
 func elsewhere[T any](ctx context.Context, a *app, address string, q question[T]) (of T, from origin, err error) {
 	if address == "" {
-		address, err = a.statusAddress()
+		address, err = a.agentListen()
 	}
 	if err == nil {
 		var asOf time.Time
@@ -152,14 +150,15 @@ func elsewhere[T any](ctx context.Context, a *app, address string, q question[T]
 	}
 	asking := err
 	dir, err := a.stateDir()
+	where := filepath.Join(dir, cmp.Or(q.kept, "snapshots"))
 	if err == nil {
 		var asOf time.Time
 		if of, asOf, err = q.disk(dir); err == nil {
-			return of, origin{fromDisk, filepath.Join(dir, "snapshots"), asOf}, nil
+			return of, origin{fromDisk, where, asOf}, nil
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("nothing of it is on disk in %s", filepath.Join(dir, "snapshots"))
+		err = fmt.Errorf("nothing of it is on disk in %s", where)
 	}
 	return of, origin{}, fmt.Errorf("%w; %w", asking, err)
 }
@@ -217,47 +216,3 @@ type unheardError struct{ err error }
 
 func (e *unheardError) Error() string { return e.err.Error() }
 func (e *unheardError) Unwrap() error { return e.err }
-
-// unknownError is the word of an agent that it does not know what was asked about.
-type unknownError struct{ text string }
-
-func (e *unknownError) Error() string { return e.text }
-
-// mostOfAnswer bounds an agent's answer: 10,000 instances are some 4 MB.
-const mostOfAnswer = 256 << 20
-
-// fromAgentAt reads into answer what the agent at address tells at a path. A name that it does not know is an
-// *unknownError with its words.
-func fromAgentAt(ctx context.Context, address, path string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
-	if err != nil {
-		return usage("address %q: %w", address, err)
-	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		var request *url.Error
-		if errors.As(err, &request) {
-			err = request.Err // the address is said already
-		}
-		return fmt.Errorf("ask the agent at %s: %w; is it running?", address, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, mostOfAnswer))
-	if err != nil {
-		return fmt.Errorf("ask the agent at %s: %w", address, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var told struct{ Error string }
-		if json.Unmarshal(body, &told) == nil && told.Error != "" {
-			if resp.StatusCode == http.StatusNotFound {
-				return &unknownError{told.Error}
-			}
-			return fmt.Errorf("ask the agent at %s: %s", address, told.Error)
-		}
-		return fmt.Errorf("ask the agent at %s: %s; is it a myelin agent?", address, resp.Status)
-	}
-	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("read the answer of the agent at %s: %w", address, err)
-	}
-	return nil
-}

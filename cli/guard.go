@@ -2,8 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,18 +22,12 @@ func (a *app) guardCommand() *cobra.Command {
 		Use:   "guard [-c FILE]",
 		Short: "Show what the agent keeps in rotation although the registry lost it, why and until when",
 		Long: "Shows the holds of the agent on this host: instances that stay in rotation although the registry does not list them\n" +
-			"any more. -o wide names them. See myelin guard release for a way to end a hold.",
+			"any more. -o wide names them. See myelin guard release for a way to end a hold. When the agent does not answer, the\n" +
+			"holds that it keeps on disk are shown; that it is those, and how old they are, is said on stderr.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if address == "" {
-				if address, err = a.statusAddress(); err != nil {
-					return err
-				}
-			}
-			return a.showHolds(c.Context(), address)
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return a.showHolds(c.Context(), address) },
 	}
-	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	factFlags(c, &address)
 	release := &cobra.Command{
 		Use:   "release SERVICE [-c FILE]",
 		Short: "Let go what is held of a service: what the registry does not list leaves HAProxy",
@@ -96,20 +90,52 @@ type held struct {
 	agent.HoldStatus
 }
 
+// holdsHere asks for what is held on this host.
+func holdsHere() question[[]held] {
+	return question[[]held]{
+		agent: func(ctx context.Context, address string) ([]held, time.Time, error) {
+			var st agent.Status
+			if err := fromAgentAt(ctx, address, "/api/v1/status", &st); err != nil {
+				return nil, time.Time{}, err
+			}
+			holds := []held{}
+			for _, s := range st.Services {
+				for _, h := range s.Guard.Holds {
+					holds = append(holds, held{s.Service, h})
+				}
+			}
+			return holds, time.Now(), nil
+		},
+		disk: func(stateDir string) ([]held, time.Time, error) {
+			services, err := agent.KeptServices(stateDir)
+			if err == nil && len(services) == 0 {
+				err = fs.ErrNotExist
+			}
+			holds, asOf := []held{}, time.Now()
+			for _, k := range services {
+				if k.Err != nil {
+					return nil, time.Time{}, k.Err // what is not known is not none
+				}
+				for _, h := range k.Holds {
+					holds = append(holds, held{k.Service, h})
+				}
+				if k.AsOf.Before(asOf) {
+					asOf = k.AsOf
+				}
+			}
+			return holds, asOf, err
+		},
+	}
+}
+
+// showHolds shows what is held: as the agent tells, or, without it, as it was kept on disk.
 func (a *app) showHolds(ctx context.Context, address string) error {
-	body, err := a.askStatus(ctx, address)
+	holds, from, err := elsewhere(ctx, a, address, holdsHere())
 	if err != nil {
 		return err
 	}
-	var st agent.Status
-	if err := json.Unmarshal(body, &st); err != nil {
-		return fmt.Errorf("read the status: %w", err)
-	}
-	holds := []held{}
-	for _, s := range st.Services {
-		for _, h := range s.Guard.Holds {
-			holds = append(holds, held{s.Service, h})
-		}
+	if from.Source == fromDisk {
+		fmt.Fprintf(a.errs, "myelin: the agent does not answer; %s\n", from.words(time.Now()))
 	}
 	if a.output == "json" {
 		return printJSON(a.out, holds)

@@ -50,20 +50,20 @@ func (a *app) askLong(
 	case err != nil && ctx.Err() != nil:
 		return cmp.Or(stopped(ctx), ctx.Err()) // somebody has ended the command
 	case err != nil && asking.Err() != nil:
-		return a.notHeard(zk, s)
+		return notHeard(zk, s, a.timeout)
 	case err != nil || then == nil:
 		return err
 	}
 	return then(ctx, s)
 }
 
-// notHeard is the error of a question without an answer.
-func (a *app) notHeard(zk config.ZooKeeper, s *zookeeper.Session) error {
+// notHeard is the error of a question without an answer, after so long.
+func notHeard(zk config.ZooKeeper, s *zookeeper.Session, waited time.Duration) error {
 	why := s.Status().Error
 	if why == "" {
 		why = "no answer"
 	}
-	return &unheardError{fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), a.timeout, why)}
+	return &unheardError{fmt.Errorf("ask ZooKeeper at %s: nothing heard within %s: %s; check the address, tls, and that the ensemble has a quorum", strings.Join(zk.Hosts, ","), waited, why)}
 }
 
 // noSuchPath is the error about a path that does not exist, with the nearest one that does. Other errors stay as they are.

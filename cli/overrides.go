@@ -90,13 +90,14 @@ func (a *app) overridesCommand() *cobra.Command {
 		Use:   "overrides",
 		Short: "List what operators want of instances, fleet-wide: drains, maintenance, weights",
 		Long: "Lists the overrides in ZooKeeper: of what, by whom, why and until when; and what the agent of this host has made of\n" +
-			"them, where it can be asked. When ZooKeeper does not answer, the agent tells what it has heard of.\n" +
+			"them, where it can be asked. Where ZooKeeper is not given, or does not answer, the agent is asked what it has heard\n" +
+			"of, and then what it keeps on disk is read. Which of them it was, and how old it is, is said on stderr.\n" +
 			"See myelin drain, maint, weight and enable, and myelin overrides rm.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.listOverrides(c.Context(), path, address) },
 	}
 	overridesPathFlag(c.Flags(), &path)
-	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	factFlags(c, &address)
 	c.AddCommand(a.removeOverridesCommand(), a.restoreOverridesCommand())
 	return c
 }
@@ -133,7 +134,7 @@ func (a *app) restoreOverridesCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return a.restoreOverrides(c.Context(), path, address) },
 	}
 	overridesPathFlag(c.Flags(), &path)
-	c.Flags().StringVar(&address, "address", "", "`HOST:PORT` of the agent (default: admin.listen of -c FILE, else "+config.DefaultAdminListen+")")
+	factFlags(c, &address)
 	return c
 }
 
@@ -149,14 +150,14 @@ func (a *app) restoreOverrides(ctx context.Context, path, address string) error 
 		}
 	}
 	var stored []overrideInfo
-	err = a.withOverrides(ctx, where, false, func(ctx context.Context, s *zookeeper.Session) error {
+	err = a.withOverrides(ctx, where, func(ctx context.Context, s *zookeeper.Session) error {
 		switch missing, err := s.NoOverrides(ctx, where.path); {
 		case err != nil:
 			return err
 		case !missing:
 			return fmt.Errorf("the path %s is there; agents go by what it holds, and there is nothing to store again", where.path)
 		}
-		here, err := a.askOverrides(ctx, address)
+		here, err := a.overridesHere(ctx, address)
 		switch {
 		case err != nil:
 			return err
@@ -217,7 +218,7 @@ func (a *app) keptOnly(ctx context.Context, s *zookeeper.Session, where override
 	if err != nil {
 		return nil // then there is nobody to ask
 	}
-	here, err := a.askOverrides(ctx, address)
+	here, err := a.overridesHere(ctx, address)
 	if err != nil || !sameOverrides(here, where) {
 		return nil
 	}
@@ -238,14 +239,9 @@ func (e *keptError) Error() string {
 		e.path, counted(e.kept, "override"))
 }
 
-// withOverrides asks with the session that the overrides lie behind. Where there is somebody else to ask, ZooKeeper has
-// only a part of the time to answer.
-func (a *app) withOverrides(ctx context.Context, where overridesPlace, other bool, ask func(context.Context, *zookeeper.Session) error) error {
-	limit := a.timeout
-	if other {
-		limit = min(limit, max(limit/3, time.Second))
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// withOverrides asks with the session that the overrides lie behind.
+func (a *app) withOverrides(ctx context.Context, where overridesPlace, ask func(context.Context, *zookeeper.Session) error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	e := a.ensembles()
 	defer e.close()
@@ -254,83 +250,133 @@ func (a *app) withOverrides(ctx context.Context, where overridesPlace, other boo
 		return err
 	}
 	if err := ask(ctx, s); err != nil {
-		return e.explain(ctx, where.zk, limit, err)
+		return e.explain(ctx, where.zk, a.timeout, err)
 	}
 	return nil
 }
 
 // listOverrides shows what is in ZooKeeper, and what the agent of this host says of it; without ZooKeeper what the agent
-// has heard of.
+// has heard of, or has kept on disk.
 func (a *app) listOverrides(ctx context.Context, path, address string) error {
 	where, err := a.overridesAt(path)
 	if err != nil {
 		return err
 	}
-	if address == "" {
-		if address, err = a.agentListen(); err != nil {
-			return err
-		}
+	all, from, err := factsOf(ctx, a, address, a.overridesOf(where))
+	if err != nil {
+		return err
 	}
-	here, unheard := a.askOverrides(ctx, address)
-	var infos []overrideInfo
-	lost := false // the path is gone, and the agent keeps what was there
-	err = a.withOverrides(ctx, where, unheard == nil, func(ctx context.Context, s *zookeeper.Session) error {
-		all, err := s.Overrides(ctx, where.path)
-		now := time.Now()
-		for _, o := range all {
-			infos = append(infos, infoOfStored(o, now))
-		}
-		if err == nil && len(all) == 0 && unheard == nil && sameOverrides(here, where) && len(keptInForce(here)) > 0 {
-			lost, err = s.NoOverrides(ctx, where.path)
-		}
-		return err
-	})
-	switch {
-	case err == nil && lost:
-		fmt.Fprintf(a.errs, "The path %s is gone from ZooKeeper. This is what the agent of this host keeps in force until the path exists again;\nmyelin overrides restore stores it there:\n", where.path)
-		infos = infosOfAgent(here)
-	case err == nil && unheard == nil && sameOverrides(here, where):
-		for i := range infos {
-			infos[i].Here = hereOf(here, infos[i])
-		}
-	case err == nil: // the agent has nothing to say
-	case ctx.Err() != nil:
-		return err
-	case unheard != nil && len(where.zk.Hosts) > 0:
-		return fmt.Errorf("%w; and the agent at %s cannot tell: %w", err, address, unheard)
-	case unheard != nil:
-		return err
-	case here.Path == "":
-		return fmt.Errorf("%w; and the agent of this host honours no overrides: overrides_path is off", err)
-	case here.Heard == nil && here.FromDisk == nil: // what is not known is not none
-		return fmt.Errorf("%w; and the agent of this host has heard nothing of overrides yet", err)
-	default:
-		if len(where.zk.Hosts) > 0 { // otherwise nobody has asked for ZooKeeper
-			fmt.Fprintf(a.errs, "myelin: %v\n", err)
-		}
-		fmt.Fprintln(a.errs, heardWords(here, time.Now()))
-		infos = infosOfAgent(here)
+	if from.Source == fromZooKeeper {
+		a.compareHere(ctx, where, address, &all)
 	}
-	return a.printOverrides(infos, "there are no overrides")
+	return a.printOverrides(all.infos, "there are no overrides")
 }
 
-// agentPatience is how long an answer of the local agent is waited for, which is only a part of what is to be shown.
-const agentPatience = 2 * time.Second
+// knownOverrides are the overrides that somebody knows of.
+type knownOverrides struct {
+	infos []overrideInfo
+	gone  bool // ZooKeeper has no such path
+}
 
-// askOverrides asks an agent.
-func (a *app) askOverrides(ctx context.Context, address string) (agent.OverridesStatus, error) {
+// overridesOf asks for the overrides that lie somewhere.
+func (a *app) overridesOf(where overridesPlace) question[knownOverrides] {
+	return question[knownOverrides]{
+		hosts: where.zk.Hosts,
+		zookeeper: func(ctx context.Context) (known knownOverrides, err error) {
+			err = a.ask(ctx, where.zk, func(ctx context.Context, s *zookeeper.Session) error {
+				all, err := s.Overrides(ctx, where.path)
+				now := time.Now()
+				for _, o := range all {
+					known.infos = append(known.infos, infoOfStored(o, now))
+				}
+				if err == nil && len(all) == 0 {
+					known.gone, err = s.NoOverrides(ctx, where.path)
+				}
+				return err
+			})
+			return known, err
+		},
+		agent: func(ctx context.Context, address string) (knownOverrides, time.Time, error) {
+			st, err := askOverrides(ctx, address)
+			here := st.Overrides
+			switch {
+			case err != nil:
+				return knownOverrides{}, time.Time{}, err
+			case here.Path == "":
+				return knownOverrides{}, time.Time{}, fmt.Errorf("the agent at %s honours no overrides: overrides_path is off", address)
+			case here.Heard == nil && here.FromDisk == nil: // what is not known is not none
+				return knownOverrides{}, time.Time{}, fmt.Errorf("the agent at %s has heard nothing of overrides yet", address)
+			case here.Missing:
+				fmt.Fprintf(a.errs, "myelin: %s is gone from ZooKeeper; what the agent knows of overrides stays in force\n", printable(here.Path))
+			}
+			return knownOverrides{infos: infosOfAgent(here)}, st.AsOfOverrides(time.Now()), nil
+		},
+		disk: func(stateDir string) (knownOverrides, time.Time, error) {
+			kept, err := agent.KeptOverrides(stateDir, time.Now())
+			switch {
+			case err != nil:
+				return knownOverrides{}, time.Time{}, err
+			case len(where.zk.Hosts) > 0 && !sameOverrides(kept, where):
+				return knownOverrides{}, time.Time{}, fmt.Errorf("what is on disk in %s is of %s in ZooKeeper at %s", agent.OverridesFile(stateDir), printable(kept.Path), printable(kept.Ensemble))
+			}
+			infos := infosOfAgent(kept)
+			for i := range infos {
+				infos[i].Here = nil // nobody can tell
+			}
+			return knownOverrides{infos: infos}, *kept.FromDisk, nil
+		},
+		kept: agent.OverridesFile(""),
+	}
+}
+
+// compareHere adds what the agent of this host says of overrides, if it can be asked and looks where we do. Those of a
+// path that is gone are what the agent keeps in force.
+func (a *app) compareHere(ctx context.Context, where overridesPlace, address string, all *knownOverrides) {
+	if address == "" {
+		var err error
+		if address, err = a.agentListen(); err != nil {
+			return
+		}
+	}
+	here, err := a.overridesHere(ctx, address)
+	if err != nil || !sameOverrides(here, where) {
+		return
+	}
+	if all.gone && len(keptInForce(here)) > 0 {
+		fmt.Fprintf(a.errs, "The path %s is gone from ZooKeeper. This is what the agent of this host keeps in force until the path exists again;\nmyelin overrides restore stores it there:\n", where.path)
+		all.infos = infosOfAgent(here)
+	}
+	for i := range all.infos {
+		all.infos[i].Here = hereOf(here, all.infos[i])
+	}
+}
+
+// overridesHere asks the agent at address what it makes of overrides, with little patience: it is only a part of what is
+// to be shown.
+func (a *app) overridesHere(ctx context.Context, address string) (agent.OverridesStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(agentPatience, a.timeout))
 	defer cancel()
+	st, err := askOverrides(ctx, address)
+	return st.Overrides, err
+}
+
+// agentPatience is how long an answer of the local agent is waited for.
+const agentPatience = 2 * time.Second
+
+// askOverrides asks an agent for its status, which tells of overrides.
+func askOverrides(ctx context.Context, address string) (agent.Status, error) {
 	var st struct {
+		agent.Status
 		Overrides *agent.OverridesStatus `json:"overrides"`
 	}
-	if err := getJSON(ctx, address, "/api/v1/status", &st); err != nil {
-		return agent.OverridesStatus{}, err
+	if err := fromAgentAt(ctx, address, "/api/v1/status", &st); err != nil {
+		return agent.Status{}, err
 	}
 	if st.Overrides == nil {
-		return agent.OverridesStatus{}, fmt.Errorf("agent %s tells nothing of overrides", address)
+		return agent.Status{}, fmt.Errorf("ask the agent at %s: it tells nothing of overrides; is it an agent of this version?", address)
 	}
-	return *st.Overrides, nil
+	st.Status.Overrides = *st.Overrides
+	return st.Status, nil
 }
 
 // sameOverrides tells whether an agent looks where we do.
@@ -352,17 +398,6 @@ func hereOf(here agent.OverridesStatus, i overrideInfo) *hereInfo {
 		}
 	}
 	return &hereInfo{}
-}
-
-// heardWords say what the agent's answer is worth.
-func heardWords(here agent.OverridesStatus, now time.Time) string {
-	switch {
-	case here.Heard == nil:
-		return "This is what the agent of this host has kept on disk, as it was " + age(now, *here.FromDisk) + " ago; it has heard nothing since its start:"
-	case here.Missing:
-		return "This is what the agent of this host has heard of; the path is gone, and it stays in force:"
-	}
-	return "This is what the agent of this host has heard of:"
 }
 
 // infosOfAgent are the overrides that an agent knows of.
@@ -454,7 +489,7 @@ func (a *app) removeOverrides(ctx context.Context, path string, words []string) 
 		return err
 	}
 	removed := []overrideInfo{}
-	err = a.withOverrides(ctx, where, false, func(ctx context.Context, s *zookeeper.Session) error {
+	err = a.withOverrides(ctx, where, func(ctx context.Context, s *zookeeper.Session) error {
 		all, err := s.Overrides(ctx, where.path)
 		if err != nil {
 			return err

@@ -28,36 +28,40 @@ func TestOverridesWithoutZooKeeper(t *testing.T) {
 		out    []string
 	}{
 		"heard": {`{"overrides": {"path": "/myelin/overrides", "heard": "2020-01-01T00:00:00Z", ` + list + `, "undecodable": [{"node": "junk", "reason": "no"}, {"node": "web,10.0.0.3,80", "reason": "no", "former": true}]}}`, 0,
-			"This is what the agent of this host has heard of:\n",
+			"myelin: ZooKeeper does not answer; this is what the agent at ADDRESS knows, as it was now\n",
 			[]string{
 				`10\.0\.0\.2 \(host\) +maint +- .* expired \d+d\d\dh ago +- +-`, `web 10\.0\.0\.1:80 +weight 50% +ann .* with enable +applied, 2 servers +"slow\\ndisk"`,
 				`web 10\.0\.0\.3:80 +drain +- .* not applied yet, 1 server +-`, `node junk +undecodable .* no`,
 			}},
 		"from disk": {`{"overrides": {"path": "/myelin/overrides", "from_disk": "2020-01-01T00:00:00Z", ` + list + `}}`, 0,
-			" ago; it has heard nothing since its start:", []string{`web 10\.0\.0\.1:80`}},
-		"path gone":     {`{"overrides": {"path": "/myelin/overrides", "heard": "2020-01-01T00:00:00Z", "missing": true, ` + list + `}}`, 0, "the path is gone, and it stays in force:", []string{`web 10\.0\.0\.1:80`}},
-		"nothing heard": {`{"overrides": {"path": "/myelin/overrides", "list": []}}`, 1, "the agent of this host has heard nothing of overrides yet", nil},
-		"off":           {`{"overrides": {"list": []}}`, 1, "the agent of this host honours no overrides: overrides_path is off", nil},
-		"older agent":   {`{}`, 1, "nothing heard within 1s", nil},
+			"this is what the agent at ADDRESS knows, as it was 2", []string{`web 10\.0\.0\.1:80`}},
+		"path gone":     {`{"overrides": {"path": "/myelin/overrides", "heard": "2020-01-01T00:00:00Z", "missing": true, ` + list + `}}`, 0, "myelin: /myelin/overrides is gone from ZooKeeper; what the agent knows of overrides stays in force\n", []string{`web 10\.0\.0\.1:80`}},
+		"nothing heard": {`{"overrides": {"path": "/myelin/overrides", "list": []}}`, 1, "the agent at ADDRESS has heard nothing of overrides yet; nothing of it is on disk in ", nil},
+		"off":           {`{"overrides": {"list": []}}`, 1, "the agent at ADDRESS honours no overrides: overrides_path is off; ", nil},
+		"older agent":   {`{}`, 1, "ask the agent at ADDRESS: it tells nothing of overrides; is it an agent of this version?", nil},
+		"away": {`{"overrides": {"path": "/myelin/overrides", "ensemble": "zk9:2181", "heard": "2020-01-01T00:00:00Z", ` + list + `}, "zookeeper": [{"ensemble": "zk9:2181", "connected": false, "since": "2020-01-01T00:00:00Z"}]}`, 0,
+			"this is what the agent at ADDRESS knows, as it was 2", []string{`web 10\.0\.0\.1:80`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pages := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, tc.status) }))
 			defer pages.Close()
+			address := strings.TrimPrefix(pages.URL, "http://")
 			file := filepath.Join(t.TempDir(), "a.toml")
 			require.NoError(t, os.WriteFile(file, []byte(fmt.Sprintf(`
+state_dir = %q
 admin = { listen = %q }
 [zookeeper]
 hosts = [%q]
 [services.web]
 discovery = { method = "zookeeper", path = "/services/web" }
-`, strings.TrimPrefix(pages.URL, "http://"), refused(t))), 0o644))
+`, t.TempDir(), address, refused(t))), 0o644))
 			var out, errs bytes.Buffer
 			code := Main([]string{"overrides", "-c", file, "--timeout", "1s"}, &out, &errs)
 			require.Equal(t, tc.code, code, errs.String())
-			require.Contains(t, errs.String(), tc.errs)
-			require.Contains(t, errs.String(), "nothing heard within 1s")
+			require.Contains(t, errs.String(), strings.ReplaceAll(tc.errs, "ADDRESS", address))
 			if tc.code != 0 {
+				require.Contains(t, errs.String(), "nothing heard within 1s")
 				require.Empty(t, out.String(), "what is not known is not none")
 			}
 			for _, line := range tc.out {
@@ -77,7 +81,7 @@ func TestOverridesOfAnAgent(t *testing.T) {
 	var out, errs bytes.Buffer
 	require.Zero(t, Main([]string{"overrides", "--address", strings.TrimPrefix(pages.URL, "http://")}, &out, &errs))
 	require.Equal(t, "there are no overrides\n", out.String())
-	require.Equal(t, "This is what the agent of this host has heard of:\n", errs.String())
+	require.Regexp(t, `^myelin: this is what the agent at 127\.0\.0\.1:\d+ knows, as it was now\n$`, errs.String())
 	require.Equal(t, 2, Main([]string{"overrides", "--address", refused(t)}, &out, &errs))
 	require.Contains(t, errs.String(), "which ZooKeeper?")
 }

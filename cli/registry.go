@@ -121,12 +121,15 @@ func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(contex
 	asking, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	a.answerFast()
+	began := time.Now()
 	err = question(asking, s)
 	switch stop := stopped(ctx); {
 	case err != nil && stop != nil:
 		return stop
+	case err != nil && errors.Is(asking.Err(), context.Canceled): // somebody has lost patience before
+		return notHeard(zk, s, time.Since(began).Round(time.Millisecond))
 	case err != nil && asking.Err() != nil:
-		return a.notHeard(zk, s)
+		return notHeard(zk, s, a.timeout)
 	}
 	return err
 }

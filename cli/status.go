@@ -3,11 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -24,7 +20,10 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [-c FILE]",
 		Short: "Show the local agent or registrar: services, holds, ZooKeeper, HAProxy",
-		Args:  cobra.NoArgs,
+		Long: "Shows what the agent of this host, or the registrar of -c FILE, says of itself. When an agent does not answer, a table\n" +
+			"shows what it has left on disk: services, instances, holds and overrides, and how old they are; -o json prints nothing\n" +
+			"then. Either way the exit code is 1.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if address == "" {
 				if address, err = a.statusAddress(); err != nil {
@@ -71,11 +70,17 @@ func (a *app) statusAddress() (string, error) {
 	return listen, nil
 }
 
-// status shows what the process at address says of itself: an agent, or a registrar alone.
+// status shows what the process at address says of itself: an agent, or a registrar alone. In the place of an agent that
+// does not answer a table tells what it has left on disk; a program gets the error alone, lest it takes that for a status.
 func (a *app) status(ctx context.Context, address string) error {
-	body, err := a.askStatus(ctx, address)
+	short, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	body, err := page(short, address, "/api/v1/status", mostOfAnswer)
 	if err != nil {
-		return err
+		if a.output != "json" {
+			a.printLeft(address)
+		}
+		return fmt.Errorf("ask for the status at %s: %w", address, err)
 	}
 	if a.output == "json" {
 		_, err := a.out.Write(body)
@@ -98,32 +103,6 @@ func show[T any](body []byte, print func(T)) error {
 	}
 	print(st)
 	return nil
-}
-
-func (a *app) askStatus(ctx context.Context, address string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", nil)
-	if err != nil {
-		return nil, usage("address %q: %w", address, err)
-	}
-	resp, err := pages().Do(req)
-	if err != nil {
-		var told *url.Error
-		if errors.As(err, &told) {
-			err = told.Err // the address has been said
-		}
-		return nil, fmt.Errorf("ask for the status at %s: %w; is it running?", address, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the status at %s: %w", address, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask for the status at %s: %s; is it a myelin agent or registrar?", address, resp.Status)
-	}
-	return body, nil
 }
 
 // printOverview shows a registrar that is no agent's.

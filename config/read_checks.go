@@ -111,7 +111,40 @@ func (t *table) httpCheck(c *Check) {
 			c.Headers[e.key] = h.header(e.key)
 		}
 	}
-	c.Name = cmp.Or(c.Name, "http-"+c.target()+c.URI) // Nerve's
+	c.Name = cmp.Or(c.Name, "http-"+c.target()+withoutValues(c.URI)) // Nerve's
+}
+
+// withoutValues is a path without the values of its query, in which there may be a secret: names of checks are in logs, in
+// metrics and on pages. A path without a query stays as it is.
+func withoutValues(uri string) string {
+	path, query, asks := strings.Cut(uri, "?")
+	if !asks {
+		return uri
+	}
+	words := strings.Split(query, "&")
+	for i, w := range words {
+		if name, _, valued := strings.Cut(w, "="); valued {
+			words[i] = name + "=" + Removed
+		} else if w != "" {
+			words[i] = Removed // it may be a secret by itself
+		}
+	}
+	return path + "?" + strings.Join(words, "&")
+}
+
+// distinguish numbers checks that differ only in what withoutValues has left out of their names.
+func distinguish(checks []Check) {
+	count := map[string]int{}
+	for i := range checks {
+		c := &checks[i]
+		if !strings.Contains(c.Name, Removed) {
+			continue
+		}
+		name := c.Name
+		if count[name]++; count[name] > 1 {
+			c.Name += fmt.Sprintf(" #%d", count[name])
+		}
+	}
 }
 
 func (t *table) tcpCheck(c *Check) {

@@ -163,6 +163,7 @@ func (r *reader) registration(sn serviceNode, file *Registrar) Registration {
 	for _, c := range t.subs("checks") {
 		g.Checks = append(g.Checks, c.check(g))
 	}
+	distinguish(g.Checks)
 	t.weightToLower(g.Checks)
 	if n := t.given("checks"); len(g.Checks) == 0 && !g.CheckMocked && (n == nil || !n.broken) {
 		t.warn("checks", "there are no checks, so the service always counts as healthy, as in Nerve", `add checks, or write check_mocked = true`)

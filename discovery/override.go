@@ -40,6 +40,27 @@ func (t Target) String() string {
 	return strings.TrimSpace(t.Service + " " + host)
 }
 
+// Narrowness orders targets as agents do: of two that are about the same instance the one with the higher number goes
+// before. An instance goes before a host of a service, that before a host, and that before a service. 0: no target.
+func (t Target) Narrowness() (n int) {
+	if t.Service != "" {
+		n++
+	}
+	if t.Host != "" {
+		n += 2
+	}
+	if t.Port != 0 {
+		n += 4
+	}
+	return n
+}
+
+// Meets tells whether there can be an instance that both targets are about.
+func (t Target) Meets(o Target) bool {
+	return (t.Service == "" || o.Service == "" || t.Service == o.Service) && (t.Host == "" || o.Host == "" || t.Host == o.Host) &&
+		(t.Port == 0 || o.Port == 0 || t.Port == o.Port)
+}
+
 // Override is what an operator wants of instances until further notice, or until a time. It lies in the registry and is
 // honoured by every agent.
 type Override struct {

@@ -189,6 +189,7 @@ func Catalogue() []Entry {
 		{"zookeeper.lag", "how far a server is behind the others"},
 		{"zookeeper.login", "whether a session comes about, with the login of the file"},
 		{"zookeeper.member", "each server asked by itself: reachable, serving, role"},
+		{"zookeeper.overrides-acl", "who may write below overrides_path, and so drain instances of the whole fleet"},
 		{"zookeeper.quorum", "how many servers may be lost now"},
 		{"zookeeper.reply-size", "the listing of each path against jute.maxbuffer"},
 		{"zookeeper.timeout", "the session timeout that the servers grant against the one of the file"},

@@ -283,9 +283,24 @@ func TestZooKeeper(t *testing.T) {
 			e.Paths[0].ACL = Is(ACL{Text: "digest:other:cdrwa"})
 		}, "zookeeper.acl", "", "critical: this login may not create nodes there: digest:other:cdrwa", "zookeeper.auth"},
 		"ACL that may not be read": {func(e *Ensemble) { e.Paths[0].Registers, e.Paths[0].ACL = true, Not[ACL]("not authorised") }, "zookeeper.acl", "", "note: not known: not authorised", ""},
-		"write":                    {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Took: 5 * time.Millisecond} }, "zookeeper.write", "", "ok: an ephemeral node under /x was made and deleted in 5ms", ""},
-		"slow write":               {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Took: 2 * time.Second} }, "zookeeper.write", "", "warning: an ephemeral node under /x was made and deleted in 2s", "disk"},
-		"no write":                 {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Error: "not authorised"} }, "zookeeper.write", "", "critical: no node could be made under /x: not authorised", "--write-test"},
+		"open overrides": {func(e *Ensemble) {
+			e.Paths[0] = RegistryPath{Path: "/o", Who: "overrides", Overrides: true, ACL: Is(ACL{AnyoneCreates: true, MineCreates: true, Text: "world:anyone:cr"})}
+		}, "zookeeper.overrides-acl", "/o", `warning: anyone may change overrides ("world:anyone:cr")`, "setAcl /o auth::cdrwa,world:anyone:r"},
+		"overrides that anyone may write": {func(e *Ensemble) {
+			e.Paths[0] = RegistryPath{Path: "/o", Who: "overrides", Overrides: true, ACL: Is(ACL{AnyoneWrites: true, Text: "world:anyone:rw"})}
+		}, "zookeeper.overrides-acl", "/o", `warning: anyone may change overrides ("world:anyone:rw")`, "setAcl /o"},
+		"closed overrides": {func(e *Ensemble) {
+			e.Paths[0] = RegistryPath{Path: "/o", Who: "overrides", Overrides: true, ACL: Is(ACL{Text: "digest:ops:cdrwa,world:anyone:r"})}
+		}, "zookeeper.overrides-acl", "/o", "ok: digest:ops:cdrwa,world:anyone:r", ""},
+		"no overrides yet": {func(e *Ensemble) {
+			e.Paths[0] = RegistryPath{Path: "/o", Who: "overrides", Overrides: true, Missing: true}
+		}, "zookeeper.overrides-acl", "/o", "note: the path is not there: the first override makes it, open to whom the node above is open to", "create the path part by part"},
+		"overrides nobody tells of": {func(e *Ensemble) {
+			e.Paths[0] = RegistryPath{Path: "/o", Who: "overrides", Overrides: true, ACL: Not[ACL]("not authorised")}
+		}, "zookeeper.overrides-acl", "/o", "note: not known: not authorised", ""},
+		"write":      {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Took: 5 * time.Millisecond} }, "zookeeper.write", "", "ok: an ephemeral node under /x was made and deleted in 5ms", ""},
+		"slow write": {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Took: 2 * time.Second} }, "zookeeper.write", "", "warning: an ephemeral node under /x was made and deleted in 2s", "disk"},
+		"no write":   {func(e *Ensemble) { e.Write = &WriteTest{Path: "/x", Error: "not authorised"} }, "zookeeper.write", "", "critical: no node could be made under /x: not authorised", "--write-test"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := three()
@@ -361,7 +376,7 @@ func TestCatalogue(t *testing.T) {
 	}
 	require.True(t, slices.IsSorted(ids))
 	require.Equal(t, ids, slices.Compact(slices.Clone(ids)))
-	e := Ensemble{Members: []Member{member("a", "leader")}, Session: Is(SessionFacts{}), Paths: []RegistryPath{{Registers: true}}, Write: &WriteTest{}}
+	e := Ensemble{Members: []Member{member("a", "leader")}, Session: Is(SessionFacts{}), Paths: []RegistryPath{{Registers: true}, {Overrides: true}}, Write: &WriteTest{}}
 	facts := Facts{
 		Kernel: &Kernel{}, Clock: &Clock{Registry: []RegistryClock{{}}}, Processes: []Process{{}}, HAProxy: []HAProxy{goodProxy()}, Backends: []Backend{{}}, Managers: []Manager{{}},
 		Ensembles: []Ensemble{e}, Paths: []Path{{}}, Secrets: []Secret{{}}, Certs: []Certificate{{}},

@@ -53,12 +53,14 @@ type RegistryPath struct {
 
 	Registers bool // a registrar writes there
 	Creator   bool // with acl = "creator"
+	Overrides bool // the agent honours what operators put there
 	ACL       Known[ACL]
 }
 
 // ACL is what the access list of a node lets people do.
 type ACL struct {
 	AnyoneCreates, AnyoneDeletes bool
+	AnyoneWrites, AnyoneAdmins   bool
 	MineCreates                  bool // by our login
 	Text                         string
 }
@@ -351,6 +353,12 @@ func (p RegistryPath) subject() string { return strings.TrimSpace(p.Path + " " +
 
 func (p RegistryPath) examine() []Finding {
 	var out []Finding
+	if p.Overrides {
+		out = append(out, p.overridesACL())
+		if !p.Registers {
+			return out // no service's
+		}
+	}
 	size := Finding{ID: "zookeeper.reply-size", Subject: p.subject(), Why: whyReply}
 	switch {
 	case p.Unknown != "":
@@ -372,6 +380,29 @@ func (p RegistryPath) examine() []Finding {
 		out = append(out, p.acl())
 	}
 	return out
+}
+
+const whyOverridesACL = "whoever may write there drains any instance of the whole fleet, or puts back what was drained: every agent honours it"
+
+// overridesACL is about who may tell the whole fleet what to do.
+func (p RegistryPath) overridesACL() Finding {
+	const id, login, list = "zookeeper.overrides-acl", "in zkCli.sh, after addauth digest USER:PASSWORD: ", "auth::cdrwa,world:anyone:r"
+	f := Finding{ID: id, Subject: p.Path, Why: whyOverridesACL}
+	switch a := p.ACL.Value; {
+	case p.Unknown != "":
+		return NotKnown(id, p.Path, clipLong(p.Unknown), whyOverridesACL)
+	case p.Missing:
+		f.Severity, f.Found = Note, "the path is not there: the first override makes it, open to whom the node above is open to"
+		f.Fix = login + "create the path part by part, then setAcl " + p.Path + " " + list
+	case !p.ACL.OK():
+		return NotKnown(id, p.Path, clipLong(p.ACL.Unknown), whyOverridesACL)
+	case a.AnyoneCreates || a.AnyoneDeletes || a.AnyoneWrites || a.AnyoneAdmins:
+		f.Severity, f.Found = Warning, `anyone may change overrides ("`+clip(a.Text)+`")`
+		f.Fix = login + "setAcl " + p.Path + " " + list + "; the same for each override that is there: it keeps its own"
+	default:
+		f.Found = clip(a.Text)
+	}
+	return f
 }
 
 func (p RegistryPath) acl() Finding {

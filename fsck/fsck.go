@@ -45,6 +45,7 @@ const (
 	NoAnswer        = "no-answer"
 	OverrideExpired = "override-expired"
 	OverrideAimless = "override-aimless"
+	OverrideIdle    = "override-idle"
 )
 
 // Finding is one thing to look at. Its JSON is part of the interface. All text of the registry in Detail is safe to

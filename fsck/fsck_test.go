@@ -225,6 +225,41 @@ func TestOverrides(t *testing.T) {
 		"note override-aimless"+at+"unknown", "the file calls the service so")
 }
 
+// TestIdleOverrides: an enable is of use only where something wider is in force for what it is about.
+func TestIdleOverrides(t *testing.T) {
+	const instanceOf, hostOf, service, host = `"service":"api","host":"10.0.0.1","port":8080`, `"service":"api","host":"10.0.0.1"`, `"service":"api"`, `"host":"10.0.0.1"`
+	for name, tc := range map[string]struct {
+		enable, other string
+		idle          bool
+	}{
+		"alone":                             {instanceOf, "", true},
+		"the service is drained":            {instanceOf, `{"action":"drain",` + service + `}`, false},
+		"the host is drained":               {instanceOf, `{"action":"maint",` + host + `}`, false},
+		"the service has a weight":          {hostOf, `{"action":"weight","weight":5,` + service + `}`, false},
+		"a host, and a service is drained":  {host, `{"action":"drain",` + service + `}`, false},
+		"a service, and a host is drained":  {service, `{"action":"drain",` + host + `}`, true},
+		"another service is drained":        {instanceOf, `{"action":"drain","service":"mail"}`, true},
+		"another host is drained":           {instanceOf, `{"action":"drain","service":"api","host":"10.0.0.2"}`, true},
+		"the wider one is an enable, too":   {instanceOf, `{"action":"enable",` + service + `}`, true},
+		"the wider one is over":             {instanceOf, `{"action":"drain",` + service + `,"until":"2026-03-01T11:59:59Z"}`, true},
+		"a narrower one goes before itself": {hostOf, `{"action":"drain",` + instanceOf + `}`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newTree(Options{Whole: true})
+			r.node("/services/api/a", instance(1, "a"), 7, day)
+			r.c.Override(Node{Path: "/o/it", Data: []byte(`{"action":"enable",` + tc.enable + `}`)})
+			if tc.other != "" {
+				r.c.Override(Node{Path: "/o/other", Data: []byte(tc.other)})
+			}
+			if tc.idle {
+				require.Contains(t, lines(r.c.Findings()), "note override-idle /o/it")
+			} else {
+				require.NotContains(t, lines(r.c.Findings()), "note override-idle /o/it")
+			}
+		})
+	}
+}
+
 // TestRemovals: what may be deleted, with all that tells whether it is still the same, and nothing else.
 func TestRemovals(t *testing.T) {
 	r := newTree(Options{})

@@ -3,6 +3,7 @@ package fsck
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/myelin-sd/myelin/discovery"
 )
@@ -64,8 +65,19 @@ func (c *Checker) judgeOverrides(add func(Finding)) {
 			add(Finding{ID: OverrideAimless, Severity: Note, Path: o.node.Path, Service: o.Service,
 				Detail: fmt.Sprintf("%s of %s: nothing like that is registered", o.Action, safe(o.Target.String())),
 				Advice: "it waits for such an instance; if none is to come: myelin enable " + safe(o.Target.String())})
+		case o.Action == discovery.ActionEnable && !c.lifts(o.Target):
+			add(Finding{ID: OverrideIdle, Severity: Note, Path: o.node.Path, Service: o.Service,
+				Detail: fmt.Sprintf("enable of %s lifts nothing: no wider override is in force", safe(o.Target.String())),
+				Advice: "it would go before the next wider one, too; if that is not meant: myelin overrides rm " + safe(o.Target.String())})
 		}
 	}
+}
+
+// lifts tells whether an enable of a target goes before an override that asks for something else.
+func (c *Checker) lifts(t discovery.Target) bool {
+	return slices.ContainsFunc(c.overrides, func(o overrideNode) bool {
+		return o.Action != discovery.ActionEnable && o.InForce(c.o.Now) && o.Target.Meets(t) && o.Target.Narrowness() < t.Narrowness()
+	})
 }
 
 // judgeable tells whether what an override may be about was looked at.

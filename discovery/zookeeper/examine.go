@@ -81,6 +81,8 @@ type Access struct {
 	Text string // as zkCli.sh writes it: "world:anyone:cdrwa"; ids as the server has them, digests are left out
 
 	AnyoneCreates, AnyoneDeletes bool // children of the node
+	AnyoneWrites                 bool // its data, which is what nodes that inherit the ACL let anyone do with theirs
+	AnyoneAdmins                 bool // its ACL
 	MineCreates                  bool // this session's logins, or anyone
 }
 
@@ -114,6 +116,8 @@ func accessOf(list []zk.ACL, logins []Login) Access {
 		anyone := entry.Scheme == "world"
 		a.AnyoneCreates = a.AnyoneCreates || anyone && entry.Perms&zk.PermCreate != 0
 		a.AnyoneDeletes = a.AnyoneDeletes || anyone && entry.Perms&zk.PermDelete != 0
+		a.AnyoneWrites = a.AnyoneWrites || anyone && entry.Perms&zk.PermWrite != 0
+		a.AnyoneAdmins = a.AnyoneAdmins || anyone && entry.Perms&zk.PermAdmin != 0
 		a.MineCreates = a.MineCreates || (anyone || grants(entry, logins)) && entry.Perms&zk.PermCreate != 0
 	}
 	a.Text = strings.Join(words, ",")

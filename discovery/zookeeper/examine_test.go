@@ -68,7 +68,7 @@ func TestAccess(t *testing.T) {
 	create(t, w, "/private", "", 0)
 	_, err = w.SetACL("/private", append(zk.DigestACL(zk.PermAll, "agent", "s3cret"), zk.WorldACL(zk.PermRead)...), -1)
 	require.NoError(t, err)
-	all := zookeeper.Access{Text: "world:anyone:cdrwa", AnyoneCreates: true, AnyoneDeletes: true, MineCreates: true}
+	all := zookeeper.Access{Text: "world:anyone:cdrwa", AnyoneCreates: true, AnyoneDeletes: true, AnyoneWrites: true, AnyoneAdmins: true, MineCreates: true}
 	private := zookeeper.Access{Text: "digest:agent:cdrwa,world:anyone:r"}
 	mine := private
 	mine.MineCreates = true
