@@ -177,7 +177,7 @@ func TestDrain(t *testing.T) {
 	require.NoError(t, w.zk.Stop())
 	out, code = w.run("overrides", "-c", w.agentFile, "--timeout", "3s")
 	require.Zero(t, code, out)
-	require.Contains(t, out, "This is what the agent of this host has heard of:")
+	require.Contains(t, out, "ZooKeeper does not answer; this is what the agent at ")
 	require.Regexp(t, `(?m)^user-api `+instance+` +drain .* applied, 1 server +new kernel$`, out)
 	require.NoError(t, w.zk.Start())
 

@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	// An override that has ended is removed by whichever agent comes first: of ten thousand, few are to try.
-	removeWithin  = 5 * time.Minute
+	// An override that has ended is removed by whichever agent comes first: of ten thousand, few are to try. None tries
+	// before as much time has gone by again: where a host's clock is ahead, it must not end early for all others.
+	removeWithin  = 10 * time.Minute
 	removeAgain   = time.Hour // where it could not be removed
 	removeTimeout = 10 * time.Second
 
@@ -42,7 +43,7 @@ type overrides struct {
 	source   discovery.Source                                        // nil: overrides are not honoured
 	remove   func(context.Context, discovery.Override) (bool, error) // nil: not by this process
 	contact  func() (known, away bool, since time.Time)              // how the registry is reached
-	within   time.Duration                                           // an override that has ended is removed after a random part of this
+	within   time.Duration                                           // an override that has ended is removed after this and a random part of it
 	wake     chan struct{}                                           // capacity one: something was heard
 	log      logrus.FieldLogger
 
@@ -251,7 +252,7 @@ func (o *overrides) nextEnded(ended map[string]time.Time, now time.Time) (first 
 		if !known {
 			at = later(v.Until, now)
 			if o.within > 0 {
-				at = at.Add(rand.N(o.within))
+				at = at.Add(o.within + rand.N(o.within))
 			}
 			ended[key] = at
 		}

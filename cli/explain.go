@@ -106,6 +106,7 @@ type findings struct {
 	agentErr error
 	diskErr  error // why what is on disk could not be read; nil: it was, or there is nothing
 	sources  []origin
+	service  string // what the agent calls it; empty: the agent was not heard
 }
 
 // instance explains one instance.
@@ -170,6 +171,7 @@ func (q *inquiry) ask(ctx context.Context, instance string) findings {
 		defer hurry.Stop()
 	}
 	asking.Wait()
+	q.name = cmp.Or(f.service, q.name)
 	if f.registry != nil {
 		f.sources = append([]origin{{f.registry.From, f.registry.Where, f.registry.At}}, f.sources...)
 	}
@@ -376,7 +378,7 @@ func (q *inquiry) askAgent(ctx context.Context, f *findings, instance string) {
 		}
 		f.agent = e.Agent
 	}
-	q.name = name
+	f.service = name
 	f.sources = append(f.sources, origin{fromAgent, q.address, time.Now()})
 }
 

@@ -64,7 +64,7 @@ func (c *Checker) judgeOverrides(add func(Finding)) {
 		case c.judgeable(o.Service, targets) && !targets.hit(o.Target):
 			add(Finding{ID: OverrideAimless, Severity: Note, Path: o.node.Path, Service: o.Service,
 				Detail: fmt.Sprintf("%s of %s: nothing like that is registered", o.Action, safe(o.Target.String())),
-				Advice: "it waits for such an instance; if none is to come: myelin enable " + safe(o.Target.String())})
+				Advice: "it waits for such an instance; if none is to come: myelin enable " + safe(o.Target.Words())})
 		case o.Action == discovery.ActionEnable && !c.lifts(o.Target):
 			add(Finding{ID: OverrideIdle, Severity: Note, Path: o.node.Path, Service: o.Service,
 				Detail: fmt.Sprintf("enable of %s lifts nothing: no wider override is in force", safe(o.Target.String())),

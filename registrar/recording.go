@@ -21,7 +21,7 @@ func (k *keeper) recordJudgement(j judgement) {
 // recordCheck tells that one of several checks has turned. What the only one says is what the service is.
 func (k *keeper) recordCheck(r result) {
 	if len(k.probes) > 1 {
-		k.record(journal.KindCheck, "check "+recordedName(r.probe.check.Name)+" is "+r.probe.opinion().state.String(), words(r.err))
+		k.record(journal.KindCheck, "check "+r.probe.check.Name+" is "+r.probe.opinion().state.String(), words(r.err))
 	}
 }
 
@@ -33,14 +33,7 @@ func (r result) cause() string {
 	return checkCause(r.probe.check.Name, r.err)
 }
 
-// recordedName is a check's name without the query of its address, in which there may be a secret.
-func recordedName(check string) string {
-	name, _, _ := strings.Cut(check, "?")
-	return name
-}
-
 func checkCause(check string, err error) string {
-	check = recordedName(check)
 	switch {
 	case check == "":
 		return ""
