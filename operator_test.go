@@ -305,6 +305,7 @@ func TestReloadsDuringChurn(t *testing.T) {
 	w.publish("a", backendServer(t, "a"))
 	w.startAgent()
 	w.converges("a")
+	w.fileHolds("a_") // it follows the socket, after a check by HAProxy: a reload before that finds nobody
 	load := clitest.StartLoad(w.url(), 100)
 	port := backendServer(t, "n")
 	names := []string{"a"}
