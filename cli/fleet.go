@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
@@ -39,14 +36,7 @@ type ensembles struct {
 }
 
 func (a *app) ensembles() *ensembles {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	if a.logLevel != "" {
-		if loud, err := a.logger(config.Log{}); err == nil { // the level was checked before
-			log = loud
-		}
-	}
-	return &ensembles{a, agent.NewSessions(log)}
+	return &ensembles{a, agent.NewSessions(a.questionLog())}
 }
 
 func (e *ensembles) session(zk config.ZooKeeper) (*zookeeper.Session, error) {

@@ -5,12 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strings"
 	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/myelin-sd/myelin/agent"
 	"github.com/myelin-sd/myelin/config"
@@ -24,15 +21,7 @@ func (a *app) askLong(
 	ctx context.Context, zk config.ZooKeeper,
 	question func(ctx context.Context, s *zookeeper.Session, heard func(nodes int)) error, then func(context.Context, *zookeeper.Session) error,
 ) error {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	if a.logLevel != "" {
-		var err error
-		if log, err = a.logger(config.Log{}); err != nil {
-			return err
-		}
-	}
-	pool := agent.NewSessions(log)
+	pool := agent.NewSessions(a.questionLog())
 	defer pool.Close()
 	s, err := a.open(pool, zk)
 	if err != nil {

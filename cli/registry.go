@@ -102,17 +102,21 @@ func (a *app) open(pool *agent.Sessions, zk config.ZooKeeper) (*zookeeper.Sessio
 	return s, nil
 }
 
-// ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
-func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(context.Context, *zookeeper.Session) error) error {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
+// questionLog is the log of a question: silent, since its answer says what there is to say, unless --log-level asks for it.
+func (a *app) questionLog() *logrus.Logger {
 	if a.logLevel != "" {
-		var err error
-		if log, err = a.logger(config.Log{}); err != nil {
-			return err
+		if log, err := a.logger(config.Log{}); err == nil { // the level was checked before
+			return log
 		}
 	}
-	pool := agent.NewSessions(log)
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return log
+}
+
+// ask opens a session, asks, and closes. An ensemble that cannot be reached is said with its reason.
+func (a *app) ask(ctx context.Context, zk config.ZooKeeper, question func(context.Context, *zookeeper.Session) error) error {
+	pool := agent.NewSessions(a.questionLog())
 	defer pool.Close()
 	s, err := a.open(pool, zk)
 	if err != nil {
